@@ -1,0 +1,1 @@
+//! See the files beside `src`: each is a program of its own.

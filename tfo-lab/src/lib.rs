@@ -1,0 +1,2 @@
+//! A test network on the real kernel.
+#![forbid(unsafe_code)]
