@@ -1,0 +1,67 @@
+use std::io::{self, IoSlice};
+use std::net::SocketAddr;
+
+use socket2::{SockAddr, SockRef};
+
+use crate::Error;
+use crate::sys::{self, AsSocket};
+
+/// What became of a first flight that was to go in the SYN.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum SynSend {
+    /// A cookie is cached: so many leading bytes went out in the SYN, or, on a socket that is
+    /// connected already, were sent as any data. The rest can be sent when the handshake is over
+    /// (until then [`send`] says `WouldBlock`).
+    Data(usize),
+    /// No cookie is cached: none of the bytes was taken. An ordinary handshake is under way; its
+    /// SYN asks for a cookie. Wait until the socket is writable, then [`send`].
+    NoCookie,
+}
+
+/// `sendmsg(MSG_FASTOPEN)` on an unconnected socket: connects, and sends the first bytes of `data`
+/// in the SYN if a cookie for the address is cached. Never blocks, never raises SIGPIPE.
+///
+/// All slices together are one first flight. At most one segment less 40 bytes fits: at MTU 1500
+/// 1,420 bytes on IPv4 and 1,400 on IPv6 (RFC 7413 section 4.1.3 and Linux's reserve for options).
+///
+/// That bytes were taken is no evidence that the peer took them: ask
+/// [`TcpInfo::syn_data`](crate::TcpInfo::syn_data) when the handshake is over. What goes in the SYN
+/// may be delivered to the server twice (RFC 7413 section 2.1): ask
+/// [`FirstFlight`](crate::FirstFlight) first.
+///
+/// # Errors
+///
+/// [`Error::is_unsupported`] where there is no TCP Fast Open: nothing was sent, and the same socket
+/// can be connected in the ordinary way. Everything else is as from `connect(2)`: with
+/// `ENETUNREACH` and its like the socket can be used again. A refused connection shows at the next
+/// read, not here.
+pub fn send_syn(socket: &impl AsSocket, to: &SocketAddr, data: &[IoSlice<'_>]) -> Result<SynSend, Error> {
+    const CALL: &str = "sendmsg MSG_FASTOPEN";
+    let Some(flags) = sys::SYN_FLAGS else {
+        return Err(Error::to(CALL, to, io::ErrorKind::Unsupported.into()));
+    };
+    let result = SockRef::from(socket).send_to_vectored_with_flags(data, &SockAddr::from(*to), flags);
+    match result {
+        Ok(bytes) => Ok(SynSend::Data(bytes)),
+        Err(error) if sys::is_in_progress(&error) => Ok(SynSend::NoCookie),
+        Err(error) => Err(Error::to(CALL, to, error)),
+    }
+}
+
+/// `sendmsg` on a socket that is connected, or whose `connect` was deferred by
+/// [`TCP_FASTOPEN_CONNECT`](crate::sockopt::set_fastopen_connect). Never blocks, never raises
+/// SIGPIPE.
+///
+/// # Errors
+///
+/// As `sendmsg(2)`; `WouldBlock` while the handshake is under way or the buffer is full. On a
+/// deferred socket whose cookie has vanished since `connect`, the kernel answers `EINPROGRESS`: no
+/// byte was taken, an ordinary handshake is under way; this function then says `WouldBlock`, so
+/// that waiting for writability and sending again is right in both cases.
+pub fn send(socket: &impl AsSocket, data: &[IoSlice<'_>]) -> Result<usize, Error> {
+    SockRef::from(socket).send_vectored_with_flags(data, sys::SEND_FLAGS).map_err(|error| {
+        let in_progress = sys::is_in_progress(&error);
+        Error::new("sendmsg", if in_progress { io::ErrorKind::WouldBlock.into() } else { error })
+    })
+}

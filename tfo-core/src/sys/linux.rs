@@ -1,0 +1,83 @@
+//! The Linux twin: all system calls that `socket2` does not wrap.
+
+use std::ffi::{c_int, c_void};
+use std::io;
+use std::os::fd::{AsFd, AsRawFd};
+use std::path::Path;
+
+pub(crate) const IS_LINUX: bool = true;
+
+/// Error codes that mean "no TCP Fast Open here". `tcp(7)`, and the kernels' habit.
+pub(crate) const UNSUPPORTED: &[i32] =
+    &[libc::ENOPROTOOPT, libc::EOPNOTSUPP, libc::EPIPE, libc::EPERM, libc::EINVAL];
+
+/// `sendmsg` flags of an ordinary send.
+pub(crate) const SEND_FLAGS: c_int = libc::MSG_NOSIGNAL | libc::MSG_DONTWAIT;
+/// `sendmsg` flags of a send in the SYN; none where that is unsupported.
+pub(crate) const SYN_FLAGS: Option<c_int> = Some(SEND_FLAGS | libc::MSG_FASTOPEN);
+
+/// Options of level `IPPROTO_TCP`, `tcp(7)`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum TcpOption {
+    FastOpen,
+    FastOpenConnect,
+    FastOpenKey,
+    FastOpenNoCookie,
+    Info,
+}
+
+impl TcpOption {
+    fn number(self) -> c_int {
+        match self {
+            Self::FastOpen => libc::TCP_FASTOPEN,
+            Self::FastOpenConnect => libc::TCP_FASTOPEN_CONNECT,
+            Self::FastOpenKey => libc::TCP_FASTOPEN_KEY,
+            Self::FastOpenNoCookie => libc::TCP_FASTOPEN_NO_COOKIE,
+            Self::Info => libc::TCP_INFO,
+        }
+    }
+}
+
+/// `setsockopt(2)`.
+pub(crate) fn setsockopt(socket: &impl AsFd, option: TcpOption, value: &[u8]) -> io::Result<()> {
+    let length = libc::socklen_t::try_from(value.len()).map_err(io::Error::other)?;
+    // SAFETY: the descriptor is borrowed for the call and so open; `value` is readable for `length`
+    // bytes, and the kernel copies from it before it returns.
+    let result = unsafe {
+        libc::setsockopt(
+            socket.as_fd().as_raw_fd(),
+            libc::IPPROTO_TCP,
+            option.number(),
+            value.as_ptr().cast::<c_void>(),
+            length,
+        )
+    };
+    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+/// `getsockopt(2)`: the number of bytes that the kernel wrote to the front of `value`.
+pub(crate) fn getsockopt(socket: &impl AsFd, option: TcpOption, value: &mut [u8]) -> io::Result<usize> {
+    let mut length = libc::socklen_t::try_from(value.len()).map_err(io::Error::other)?;
+    // SAFETY: the descriptor is borrowed for the call and so open; `value` is writable for `length`
+    // bytes and initialised, and the kernel writes at most `length` bytes and stores how many.
+    let result = unsafe {
+        libc::getsockopt(
+            socket.as_fd().as_raw_fd(),
+            libc::IPPROTO_TCP,
+            option.number(),
+            value.as_mut_ptr().cast::<c_void>(),
+            &raw mut length,
+        )
+    };
+    if result == 0 { Ok((length as usize).min(value.len())) } else { Err(io::Error::last_os_error()) }
+}
+
+/// Whether a handshake has begun and the bytes of the call were not taken.
+pub(crate) fn is_in_progress(error: &io::Error) -> bool {
+    error.raw_os_error() == Some(libc::EINPROGRESS)
+}
+
+/// A file of `/proc`, as text.
+pub(crate) fn read_proc(path: &Path) -> io::Result<String> {
+    std::fs::read_to_string(path)
+}

@@ -1,0 +1,47 @@
+//! The twin for every other system: the same items, each answering "unsupported".
+
+use std::ffi::c_int;
+use std::io;
+use std::path::Path;
+
+use super::AsSocket;
+
+pub(crate) const IS_LINUX: bool = false;
+
+/// Nothing by number: all errors of this twin are `ErrorKind::Unsupported`.
+pub(crate) const UNSUPPORTED: &[i32] = &[];
+
+/// A send that does not block. `MSG_NOSIGNAL` is not everywhere; std ignores SIGPIPE in Rust programs.
+#[cfg(unix)]
+pub(crate) const SEND_FLAGS: c_int = libc::MSG_DONTWAIT;
+/// No such flag: a socket that must not block has to be set so.
+#[cfg(not(unix))]
+pub(crate) const SEND_FLAGS: c_int = 0;
+/// No data in the SYN on this system.
+pub(crate) const SYN_FLAGS: Option<c_int> = None;
+
+/// The options that the Linux twin knows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum TcpOption {
+    FastOpen,
+    FastOpenConnect,
+    FastOpenKey,
+    FastOpenNoCookie,
+    Info,
+}
+
+pub(crate) fn setsockopt(_: &impl AsSocket, _: TcpOption, _: &[u8]) -> io::Result<()> {
+    Err(io::ErrorKind::Unsupported.into())
+}
+
+pub(crate) fn getsockopt(_: &impl AsSocket, _: TcpOption, _: &mut [u8]) -> io::Result<usize> {
+    Err(io::ErrorKind::Unsupported.into())
+}
+
+pub(crate) fn is_in_progress(_: &io::Error) -> bool {
+    false
+}
+
+pub(crate) fn read_proc(_: &Path) -> io::Result<String> {
+    Err(io::ErrorKind::Unsupported.into())
+}
