@@ -40,16 +40,14 @@ mod error;
 pub mod first_flight;
 pub mod sockopt;
 mod support;
-mod sys;
 mod syn;
+mod sys;
 mod tcp_info;
 
 pub use counters::{Counters, CountersError};
 pub use error::Error;
 // pub use first_flight::FirstFlight;
-pub use support::{
-    Ability, FastOpenBits, Host, KernelVersion, Problem, Severity, Side, Support, ThisHost,
-};
+pub use support::{Ability, FastOpenBits, Host, KernelVersion, Problem, Severity, Side, Support, ThisHost};
 pub use syn::{SynSend, send, send_syn};
 pub use sys::AsSocket;
 pub use tcp_info::{ClientFail, TcpInfo, TcpOptions, TcpState};

@@ -364,9 +364,7 @@ impl fmt::Debug for TcpOptions {
             (64, "usec_timestamps"),
             (128, "tfo_child"),
         ];
-        f.debug_set()
-            .entries(names.iter().filter(|(bit, _)| self.has(*bit)).map(|(_, name)| name))
-            .finish()
+        f.debug_set().entries(names.iter().filter(|(bit, _)| self.has(*bit)).map(|(_, name)| name)).finish()
     }
 }
 

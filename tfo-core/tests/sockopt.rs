@@ -79,7 +79,7 @@ fn without_a_cookie_nothing_is_taken_and_a_handshake_begins() {
             client.connect(&address.into()).unwrap(); // the same socket is as good as new
         }
     }
-    listener.accept().unwrap();
+    let _server = listener.accept().unwrap();
     let info = TcpInfo::read(&client).unwrap();
     assert_eq!(info.state(), Some(TcpState::Established));
     assert_eq!(info.as_bytes().len().min(104), 104);

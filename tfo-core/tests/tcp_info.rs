@@ -25,10 +25,7 @@ const GENERATIONS: [(usize, &str, bool, bool); 6] = [
 
 fn capture(hex: &str) -> Vec<u8> {
     let digits: Vec<u8> = hex.bytes().filter(u8::is_ascii_hexdigit).collect();
-    digits
-        .chunks(2)
-        .map(|pair| u8::from_str_radix(std::str::from_utf8(pair).unwrap(), 16).unwrap())
-        .collect()
+    digits.chunks(2).map(|pair| u8::from_str_radix(std::str::from_utf8(pair).unwrap(), 16).unwrap()).collect()
 }
 
 fn told_by(full: &[u8], (length, _, client_fail, tfo_child): (usize, &str, bool, bool)) -> TcpInfo {

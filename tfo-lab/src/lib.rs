@@ -1,2 +1,5 @@
 //! A test network on the real kernel.
+
 #![forbid(unsafe_code)]
+
+pub mod syscalls;

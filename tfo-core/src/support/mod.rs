@@ -111,7 +111,8 @@ impl Support {
             Ok(text) => self.fastopen = FastOpenBits::parse(&text),
             // Linux before 3.6, or a kernel built without: there is nothing to switch on.
             Err(error) if error.kind() == std::io::ErrorKind::NotFound && self.older_than(3, 7) => {
-                return self.add(Problem::KernelTooOld { found: self.kernel, needed: KernelVersion::new(3, 7) });
+                return self
+                    .add(Problem::KernelTooOld { found: self.kernel, needed: KernelVersion::new(3, 7) });
             }
             Err(_) => {}
         }

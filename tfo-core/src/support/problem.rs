@@ -94,7 +94,9 @@ impl Problem {
     pub fn side(&self) -> Side {
         match self {
             Self::ClientBitOff { .. } | Self::BlackholeTimer { .. } => Side::Client,
-            Self::ServerBitOff { .. } | Self::CookieLessServer { .. } | Self::SynCookiesAlways => Side::Server,
+            Self::ServerBitOff { .. } | Self::CookieLessServer { .. } | Self::SynCookiesAlways => {
+                Side::Server
+            }
             Self::OptionRefused { option: "TCP_FASTOPEN_CONNECT", .. } => Side::Client,
             Self::OptionRefused { option: "TCP_FASTOPEN", .. } => Side::Server,
             Self::KernelTooOld { needed, .. } if *needed >= KernelVersion::new(4, 11) => Side::Client,
@@ -134,7 +136,9 @@ impl Problem {
     /// What it makes of its side; `None` if it only warns.
     pub(super) fn ability(&self) -> Option<Ability> {
         match self {
-            Self::NotLinux | Self::KernelTooOld { .. } | Self::OptionRefused { .. } => Some(Ability::Unsupported),
+            Self::NotLinux | Self::KernelTooOld { .. } | Self::OptionRefused { .. } => {
+                Some(Ability::Unsupported)
+            }
             Self::ClientBitOff { .. } | Self::ServerBitOff { .. } => Some(Ability::Off),
             Self::SynCookiesAlways => Some(Ability::Off),
             Self::SysctlUnreadable { .. } => Some(Ability::Unknown),
@@ -146,9 +150,9 @@ impl Problem {
 impl fmt::Display for Problem {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::NotLinux => f.write_str(
-                "TCP Fast Open is supported on Linux only: connections here are ordinary ones",
-            ),
+            Self::NotLinux => {
+                f.write_str("TCP Fast Open is supported on Linux only: connections here are ordinary ones")
+            }
             Self::KernelTooOld { found: Some(found), needed } => {
                 write!(f, "Linux {found} is too old: TCP Fast Open is used from Linux {needed} on")
             }
@@ -156,10 +160,16 @@ impl fmt::Display for Problem {
                 write!(f, "this kernel is too old: TCP Fast Open is used from Linux {needed} on")
             }
             Self::SysctlUnreadable { name } => {
-                write!(f, "{name} cannot be read: whether TCP Fast Open is on cannot be told (is /proc mounted?)")
+                write!(
+                    f,
+                    "{name} cannot be read: whether TCP Fast Open is on cannot be told (is /proc mounted?)"
+                )
             }
             Self::ClientBitOff { found } => {
-                write!(f, "net.ipv4.tcp_fastopen is {found}: bit 1 is off, so clients send no data in the SYN")
+                write!(
+                    f,
+                    "net.ipv4.tcp_fastopen is {found}: bit 1 is off, so clients send no data in the SYN"
+                )
             }
             Self::ServerBitOff { found } => write!(
                 f,
