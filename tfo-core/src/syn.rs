@@ -65,3 +65,16 @@ pub fn send(socket: &impl AsSocket, data: &[IoSlice<'_>]) -> Result<usize, Error
         Error::new("sendmsg", if in_progress { io::ErrorKind::WouldBlock.into() } else { error })
     })
 }
+
+/// `recv(MSG_PEEK)`: copies what is readable to the front of `buffer` and leaves it in the kernel.
+/// Never blocks; 0 means that the peer has closed.
+///
+/// This is how a server looks at data that came in a SYN without taking it: unread, it still wakes
+/// the reader when the handshake is complete.
+///
+/// # Errors
+///
+/// As `recv(2)`; `WouldBlock` when nothing is readable.
+pub fn peek(socket: &impl AsSocket, buffer: &mut [u8]) -> Result<usize, Error> {
+    sys::peek(socket, buffer).map_err(|error| Error::new("recv MSG_PEEK", error))
+}

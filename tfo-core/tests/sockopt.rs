@@ -1,13 +1,14 @@
 //! The options and the send calls on real sockets.
 
 #![cfg(all(target_os = "linux", not(tfo_fallback)))]
+#![expect(clippy::unwrap_used, reason = "helpers of tests")]
 
 use std::io::{self, IoSlice};
 use std::net::{Ipv4Addr, TcpListener, TcpStream};
 
 use socket2::{Domain, Socket, Type};
 use tfo_core::sockopt::{self, CookieKey};
-use tfo_core::{SynSend, TcpInfo, TcpState, send, send_syn};
+use tfo_core::{SynSend, TcpInfo, TcpState, peek, send, send_syn};
 
 fn socket() -> Socket {
     Socket::new(Domain::IPV4, Type::STREAM, None).unwrap()
@@ -104,4 +105,24 @@ fn a_send_takes_all_slices_and_never_raises_a_signal() {
     let full = TcpStream::connect(idle.local_addr().unwrap()).unwrap();
     let error = (0..100_000).find_map(|_| send(&full, &[IoSlice::new(&[0; 65_536])]).err()).unwrap();
     assert_eq!(error.kind(), io::ErrorKind::WouldBlock, "{error}: it never blocks");
+}
+
+#[test]
+fn a_peek_leaves_the_bytes_and_never_blocks() {
+    let listener = listener();
+    let mut client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+    let (mut server, _) = listener.accept().unwrap();
+    let mut bytes = [0; 16];
+    assert_eq!(peek(&server, &mut bytes).unwrap_err().kind(), io::ErrorKind::WouldBlock);
+    io::Write::write_all(&mut client, b"hello").unwrap();
+    let mut first = [0; 1];
+    server.peek(&mut first).unwrap(); // waits for the bytes
+    assert_eq!(peek(&server, &mut bytes).unwrap(), 5);
+    assert_eq!(peek(&server, &mut bytes[..2]).unwrap(), 2);
+    let mut read = [0; 5];
+    io::Read::read_exact(&mut server, &mut read).unwrap();
+    assert_eq!(&read, b"hello");
+    drop(client);
+    server.peek(&mut first).unwrap();
+    assert_eq!(peek(&server, &mut bytes).unwrap(), 0);
 }

@@ -4,6 +4,8 @@
 //! structures are the same connection as an older kernel tells it: cut at the length of that
 //! kernel's structure, with the bits that it did not have yet cleared.
 
+#![expect(clippy::unwrap_used, reason = "helpers of tests")]
+
 use std::mem::offset_of;
 use std::time::Duration;
 

@@ -72,6 +72,21 @@ pub(crate) fn getsockopt(socket: &impl AsFd, option: TcpOption, value: &mut [u8]
     if result == 0 { Ok((length as usize).min(value.len())) } else { Err(io::Error::last_os_error()) }
 }
 
+/// `recv(2)` with `MSG_PEEK`, without waiting.
+pub(crate) fn peek(socket: &impl AsFd, buffer: &mut [u8]) -> io::Result<usize> {
+    // SAFETY: the descriptor is borrowed for the call and so open; `buffer` is writable for its
+    // length, and the kernel writes at most that many bytes.
+    let result = unsafe {
+        libc::recv(
+            socket.as_fd().as_raw_fd(),
+            buffer.as_mut_ptr().cast::<c_void>(),
+            buffer.len(),
+            libc::MSG_PEEK | libc::MSG_DONTWAIT,
+        )
+    };
+    usize::try_from(result).map_err(|_| io::Error::last_os_error())
+}
+
 /// Whether a handshake has begun and the bytes of the call were not taken.
 pub(crate) fn is_in_progress(error: &io::Error) -> bool {
     error.raw_os_error() == Some(libc::EINPROGRESS)

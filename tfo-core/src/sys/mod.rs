@@ -14,7 +14,7 @@ use linux as imp;
 use other as imp;
 
 pub(crate) use imp::{
-    IS_LINUX, SEND_FLAGS, SYN_FLAGS, TcpOption, UNSUPPORTED, getsockopt, is_in_progress, read_proc,
+    IS_LINUX, SEND_FLAGS, SYN_FLAGS, TcpOption, UNSUPPORTED, getsockopt, is_in_progress, peek, read_proc,
     setsockopt,
 };
 

@@ -38,6 +38,10 @@ pub(crate) fn getsockopt(_: &impl AsSocket, _: TcpOption, _: &mut [u8]) -> io::R
     Err(io::ErrorKind::Unsupported.into())
 }
 
+pub(crate) fn peek(_: &impl AsSocket, _: &mut [u8]) -> io::Result<usize> {
+    Err(io::ErrorKind::Unsupported.into())
+}
+
 pub(crate) fn is_in_progress(_: &io::Error) -> bool {
     false
 }
