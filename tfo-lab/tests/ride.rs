@@ -7,7 +7,7 @@ mod support;
 
 use std::time::Duration;
 
-use support::{REQUEST, assert_exchanged, flows, rode, serve, visit};
+use support::{REQUEST, Until, assert_exchanged, flows, rode, serve, visit};
 use tfo_core::{Ability, ClientFail, Counters, Support, SynSend};
 use tfo_lab::{Host, Lab, lab_tests};
 
@@ -20,7 +20,7 @@ lab_tests! {
             let lab = Lab::builder().rtt(RTT).build().unwrap();
             let (client, server) = (lab.host("client"), lab.host("server"));
             let before = (counters(&client), counters(&server));
-            let served = serve(&server, family.addr(&server), REQUEST.len(), 2);
+            let served = serve(&server, family.addr(&server), Until::EmptyLine, 2);
             let visits = [(); 2].map(|()| visit(&client, family.addr(&server), REQUEST));
             let accepted = served.join().unwrap();
             let flows = flows(&lab, 80);
@@ -53,7 +53,7 @@ lab_tests! {
         for family in FAMILIES {
             let lab = Lab::builder().rtt(RTT).fastopen("client", 2).build().unwrap();
             let (client, server) = (lab.host("client"), lab.host("server"));
-            let served = serve(&server, family.addr(&server), REQUEST.len(), 2);
+            let served = serve(&server, family.addr(&server), Until::EmptyLine, 2);
             let visits = [(); 2].map(|()| visit(&client, family.addr(&server), REQUEST));
             let accepted = served.join().unwrap();
             let flows = flows(&lab, 80);
@@ -74,7 +74,7 @@ lab_tests! {
                 for length in [fits, fits + 1] {
                     let lab = Lab::builder().rtt(RTT).mtu(mtu).build().unwrap();
                     let (client, server) = (lab.host("client"), lab.host("server"));
-                    let served = serve(&server, family.addr(&server), length, 2);
+                    let served = serve(&server, family.addr(&server), Until::Bytes(length), 2);
                     let request: Vec<u8> = (0..length).map(|at| b'a' + (at % 26) as u8).collect();
                     let visits = [(); 2].map(|()| visit(&client, family.addr(&server), &request));
                     let accepted = served.join().unwrap();
@@ -106,7 +106,7 @@ fn sixteenth(client_bits: u32, server_bits: u32) {
     let lab = builder.fastopen("client", client_bits).fastopen("server", server_bits).build().unwrap();
     let (client, server) = (lab.host("client"), lab.host("server"));
     let addr = server.addr(80);
-    let served = serve(&server, addr, REQUEST.len(), 2);
+    let served = serve(&server, addr, Until::EmptyLine, 2);
     let visits = [(); 2].map(|()| visit(&client, addr, REQUEST));
     let accepted = served.join().unwrap();
     let flows = flows(&lab, 80);

@@ -1,5 +1,7 @@
 //! One request and one answer over plain sockets, and what each observer says of it.
 
+#![allow(dead_code, reason = "each test binary uses a part of it")]
+
 use std::io::{self, IoSlice, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::thread::JoinHandle;
@@ -30,11 +32,20 @@ pub(crate) struct Visit {
     pub(crate) answer: Vec<u8>,
 }
 
-/// A server that answers `connections` requests of `length` bytes each, one after the other.
+/// Where a request ends.
+#[derive(Clone, Copy)]
+pub(crate) enum Until {
+    /// After so many bytes.
+    Bytes(usize),
+    /// After an empty line.
+    EmptyLine,
+}
+
+/// A server that answers `connections` requests, one after the other.
 pub(crate) fn serve(
     host: &Host,
     addr: SocketAddr,
-    length: usize,
+    until: Until,
     connections: usize,
 ) -> JoinHandle<Vec<Accepted>> {
     let listener = host.run(|| {
@@ -43,15 +54,30 @@ pub(crate) fn serve(
         io::Result::Ok(listener)
     });
     let listener = listener.expect("a listener");
-    host.spawn(move || (0..connections).map(|_| answer(&listener, length).expect("a request")).collect())
+    host.spawn(move || (0..connections).map(|_| answer(&listener, until).expect("a request")).collect())
 }
 
-fn answer(listener: &TcpListener, length: usize) -> io::Result<Accepted> {
+impl Until {
+    fn reached(self, request: &[u8]) -> bool {
+        match self {
+            Self::Bytes(length) => request.len() >= length,
+            Self::EmptyLine => request.ends_with(b"\r\n\r\n"),
+        }
+    }
+}
+
+fn answer(listener: &TcpListener, until: Until) -> io::Result<Accepted> {
     let (mut stream, _) = listener.accept()?;
     let info = TcpInfo::read(&stream)?;
     stream.set_read_timeout(Some(Duration::from_secs(20)))?;
-    let mut request = vec![0; length];
-    stream.read_exact(&mut request)?;
+    let mut request = Vec::new();
+    while !until.reached(&request) {
+        let mut bytes = [0; 4096];
+        match stream.read(&mut bytes)? {
+            0 => return Err(io::ErrorKind::UnexpectedEof.into()),
+            count => request.extend_from_slice(&bytes[..count]),
+        }
+    }
     stream.write_all(ANSWER)?;
     Ok(Accepted { info, request })
 }
