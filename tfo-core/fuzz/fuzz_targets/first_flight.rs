@@ -5,9 +5,10 @@
 use libfuzzer_sys::fuzz_target;
 use tfo_core::first_flight::{Classifier, FirstFlight};
 
-#[allow(dead_code, unreachable_pub, reason = "shared with the tests, which use more of it")]
-#[path = "../../tests/support/oracle.rs"]
-mod oracle;
+#[path = "../../tests/support/mod.rs"]
+mod support;
+
+use support::oracle;
 
 fuzz_target!(|input: &[u8]| {
     // The first byte says where the SYN ends, so that mutations can move it without moving anything else.
