@@ -1,7 +1,7 @@
 //! What real servers make of the bytes that the classifier lets through.
 //!
-//! hyper's HTTP/1 server, httparse, the h2 server and two servers that take anything read exactly `flight[..cut]`. Every
-//! request that they would act on must be safe, and there must be no more of them than the classifier has counted.
+//! hyper's HTTP/1 server, httparse, the h2 server and two servers that take anything read exactly `flight[..cut]`.
+//! Every request that they would act on must be safe, and there must be no more of them than the classifier counted.
 
 use std::cell::RefCell;
 use std::convert::Infallible;
