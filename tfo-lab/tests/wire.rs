@@ -3,6 +3,7 @@
 
 mod common;
 
+use std::fs;
 use std::io::{Read, Write};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
@@ -28,6 +29,16 @@ fn udp(host: &Host, addr: SocketAddr) -> UdpSocket {
 /// The payloads of the datagrams that have reached a host.
 fn datagrams(tap: &Tap, host: &str) -> Vec<Vec<u8>> {
     tap.received_by(host).iter().map(|record| record.packet().payload().to_vec()).collect()
+}
+
+/// How often the wire's thread has gone to sleep.
+fn naps() -> usize {
+    let tasks = fs::read_dir("/proc/self/task").unwrap().map(|task| task.unwrap().path());
+    let mut wire = tasks
+        .filter(|task| fs::read_to_string(task.join("comm")).is_ok_and(|comm| comm.trim() == "lab-wire"));
+    let status = fs::read_to_string(wire.next().unwrap().join("status")).unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix("voluntary_ctxt_switches:"));
+    line.unwrap().trim().parse().unwrap()
 }
 
 fn median(mut times: Vec<Duration>) -> Duration {
@@ -304,6 +315,20 @@ tfo_lab::lab_tests! {
         }
         drop(go);
         assert!(lab.tap().wait_until(PATIENCE, |_| lab.stats().delivered == 5000), "{:?}", lab.stats());
+    }
+
+    fn an_idle_wire_sleeps() {
+        let lab = Lab::builder().rtt(ms(400)).build().unwrap();
+        let (client, server) = (lab.host("client"), lab.host("server"));
+        let _receiver = udp(&server, server.addr(9));
+        // One packet on the wire, so that there is something to wait for.
+        udp(&client, client.addr(9)).send_to(b"x", server.addr(9)).unwrap();
+        assert!(lab.tap().wait_until(PATIENCE, |_| lab.stats().sent == 1));
+        assert!(!lab.tap().wait_quiet(ms(0), ms(20)));
+        let before = naps();
+        assert!(!lab.tap().wait_quiet(ms(0), ms(100)), "the packet is on its way");
+        assert!(naps() <= before + 1, "the wire woke up for nothing");
+        assert!(lab.tap().wait_until(PATIENCE, |_| lab.stats().delivered == 1));
     }
 
     fn packets_can_be_injected_and_delivered() {
