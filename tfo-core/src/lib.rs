@@ -46,7 +46,7 @@ mod tcp_info;
 
 pub use counters::{Counters, CountersError};
 pub use error::Error;
-// pub use first_flight::FirstFlight;
+pub use first_flight::{Classifier, FirstFlight};
 pub use support::{Ability, FastOpenBits, Host, KernelVersion, Problem, Severity, Side, Support, ThisHost};
 pub use syn::{SynSend, peek, send, send_syn};
 pub use sys::AsSocket;

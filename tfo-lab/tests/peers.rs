@@ -1,0 +1,161 @@
+//! Rides with programs that are not ours: curl and Python as clients, nginx as server.
+
+#![expect(clippy::unwrap_used, reason = "tests")]
+#![cfg_attr(not(target_os = "linux"), allow(unused, reason = "no lab elsewhere"))]
+
+mod support;
+
+use std::fs;
+use std::net::TcpStream;
+use std::path::Path;
+use std::process::Child;
+use std::time::{Duration, Instant};
+
+use support::{Accepted, REQUEST, Until, flows, serve, visit};
+use tfo_core::SynSend;
+use tfo_lab::{Flow, Host, Lab, lab_tests};
+
+const RTT: Duration = Duration::from_millis(20);
+
+lab_tests! {
+    fn curl_rides_to_us() {
+        if !there("curl") {
+            return;
+        }
+        let with = clients(&["curl", "--silent", "--show-error", "--tcp-fastopen"]);
+        assert_rode(&with, true);
+        // The same program without the switch: the same questions are answered by no.
+        let without = clients(&["curl", "--silent", "--show-error"]);
+        assert_rode(&without, false);
+    }
+
+    fn python_rides_to_us() {
+        if !there("/usr/bin/python3") {
+            return;
+        }
+        let script = "\
+import socket, sys, urllib.parse
+url = urllib.parse.urlsplit(sys.argv[1])
+s = socket.socket()
+request = b'GET / HTTP/1.1\\r\\nHost: ' + url.hostname.encode() + b'\\r\\n\\r\\n'
+s.sendto(request, socket.MSG_FASTOPEN, (url.hostname, url.port))
+while data := s.recv(4096):
+    sys.stdout.write(data.decode())
+";
+        let with = clients(&["/usr/bin/python3", "-c", script]);
+        assert_rode(&with, true);
+        let plain = script.replace("s.sendto(request, socket.MSG_FASTOPEN, (url.hostname, url.port))", "\
+s.connect((url.hostname, url.port))
+s.sendall(request)");
+        let without = clients(&["/usr/bin/python3", "-c", &plain]);
+        assert_rode(&without, false);
+    }
+
+    fn we_ride_to_nginx() {
+        if !there("nginx") {
+            return;
+        }
+        for (listen, rides) in [("fastopen=64", true), ("", false)] {
+            let lab = Lab::builder().rtt(RTT).build().unwrap();
+            let (client, server) = (lab.host("client"), lab.host("server"));
+            let nginx = Nginx::start(&server, listen);
+            let visits = [(); 2].map(|()| visit(&client, server.addr(8080), REQUEST));
+            drop(nginx);
+            for visit in &visits {
+                let answer = String::from_utf8_lossy(&visit.answer);
+                assert!(answer.starts_with("HTTP/1.1 200 OK") && answer.ends_with("hello"), "{answer}");
+            }
+            let flow = flows(&lab, 8080).into_iter().rfind(|flow| flow.client().ip() == client.ipv4()).unwrap();
+            assert_eq!(visits[1].info.syn_data(), Some(rides), "{flow}");
+            assert_eq!(matches!(visits[1].sent, Ok(SynSend::Data(_))), rides, "{flow}");
+            assert_eq!(flow.request_delivered_in_syn(), rides, "{flow}");
+            assert_eq!(flow.answered_before_any_further_client_packet(), rides, "{flow}");
+        }
+    }
+}
+
+/// Two visits of a foreign client to our server.
+fn clients(command: &[&str]) -> Vec<(Accepted, Flow)> {
+    let lab = Lab::builder().rtt(RTT).build().unwrap();
+    let (client, server) = (lab.host("client"), lab.host("server"));
+    let served = serve(&server, server.addr(8080), Until::EmptyLine, 2);
+    for _ in 0..2 {
+        let url = format!("http://{}/", server.addr(8080));
+        let output = client.command(command[0]).args(&command[1..]).arg(url).output().unwrap();
+        let said = String::from_utf8_lossy(&output.stdout);
+        assert!(output.status.success() && said.ends_with("hello"), "{command:?}: {output:?}");
+    }
+    served.join().unwrap().into_iter().zip(flows(&lab, 8080)).collect()
+}
+
+fn assert_rode(visits: &[(Accepted, Flow)], rides: bool) {
+    let (first, second) = (&visits[0], &visits[1]);
+    assert!(
+        !first.1.answered_before_any_further_client_packet(),
+        "the first visit has no cookie\n{}",
+        first.1
+    );
+    assert_eq!(second.0.info.syn_data(), Some(rides), "{}", second.1);
+    assert_eq!(second.1.request_delivered_in_syn(), rides, "{}", second.1);
+    assert_eq!(second.1.answered_before_any_further_client_packet(), rides, "{}", second.1);
+    assert_eq!(second.1.syn().payload() == second.0.request, rides, "{}", second.1);
+}
+
+/// Whether the program is installed. Where the lab is required, its peers are too.
+fn there(program: &str) -> bool {
+    let paths = std::env::var_os("PATH").unwrap_or_default();
+    let sbin = ["/usr/sbin".into(), "/sbin".into()];
+    let found = program.starts_with('/') && Path::new(program).exists()
+        || std::env::split_paths(&paths).chain(sbin).any(|path| path.join(program).exists());
+    let required = std::env::var_os("TFO_LAB").is_some_and(|value| value == "require");
+    assert!(found || !required, "{program} is not installed (TFO_LAB=require)");
+    if !found {
+        eprintln!("\n!!! SKIPPED: {program} is not installed\n");
+    }
+    found
+}
+
+/// A running nginx that answers `hello`.
+struct Nginx {
+    process: Child,
+    _directory: tempfile::TempDir,
+}
+
+impl Nginx {
+    fn start(host: &Host, listen: &str) -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        let config = directory.path().join("nginx.conf");
+        fs::write(&config, nginx_config(directory.path(), listen)).unwrap();
+        let nginx = if Path::new("/usr/sbin/nginx").exists() { "/usr/sbin/nginx" } else { "nginx" };
+        let command = host.command(nginx);
+        let process = command.arg("-p").arg(directory.path()).arg("-c").arg(&config).spawn().unwrap();
+        let nginx = Self { process, _directory: directory };
+        let deadline = Instant::now() + Duration::from_secs(10);
+        while host.run(|| TcpStream::connect(host.addr(8080))).is_err() {
+            assert!(Instant::now() < deadline, "nginx does not listen");
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        nginx
+    }
+}
+
+impl Drop for Nginx {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
+fn nginx_config(directory: &Path, listen: &str) -> String {
+    let directory = directory.display();
+    format!(
+        "daemon off; master_process off; pid {directory}/pid; error_log stderr warn;
+         events {{ worker_connections 64; }}
+         http {{
+             access_log off;
+             client_body_temp_path {directory}/b; proxy_temp_path {directory}/p;
+             fastcgi_temp_path {directory}/f; uwsgi_temp_path {directory}/u; scgi_temp_path {directory}/s;
+             server {{ listen 8080 {listen}; location / {{ return 200 hello; }} }}
+         }}"
+    )
+}
