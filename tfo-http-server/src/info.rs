@@ -80,7 +80,7 @@ impl AcceptInfo {
     /// Whether the connection is proven: its handshake is complete, so the peer holds the address
     /// that it speaks from, and this is no replay. Once true, always true.
     ///
-    /// Before that each call is a system call.
+    /// Before that each call is a system call. When the stream is closed it stays as it was then.
     pub fn is_proven(&self) -> bool {
         self.0.look_now() == Proof::Proven
     }

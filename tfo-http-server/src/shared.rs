@@ -116,10 +116,17 @@ impl Shared {
         wakers.into_iter().for_each(|(_, waker)| waker.wake());
     }
 
-    /// Closes the connection, and takes its socket from all handles; returns it, still open.
-    pub(crate) fn close(&self) -> Option<TcpStream> {
+    /// Takes the socket from all handles and returns it, still open. With `last_look`, for handles that
+    /// are still there, whether it was proven until now is found out first.
+    pub(crate) fn close(&self, last_look: bool) -> Option<TcpStream> {
         let mut state = self.state();
         let socket = state.socket.take();
+        if last_look
+            && state.proof == Proof::Pending
+            && let Some(Ok(standing)) = socket.as_ref().map(look)
+        {
+            state.note(standing);
+        }
         state.settle(Proof::Disproven(Disproven::Closed));
         drop(state);
         self.wake_waiters();
@@ -191,9 +198,9 @@ impl Waiting<'_> {
         let waker = Waker::from(Arc::clone(self.shared));
         let mut cx = Context::from_waker(&waker);
         let settled = watch.as_ref().is_some_and(|watch| {
-            [Interest::READABLE, Interest::WRITABLE].into_iter().any(|interest| {
-                matches!(poll_look(watch, interest, &mut cx), Poll::Ready(Ok(_)))
-            })
+            [Interest::READABLE, Interest::WRITABLE]
+                .into_iter()
+                .any(|interest| matches!(poll_look(watch, interest, &mut cx), Poll::Ready(Ok(_))))
         });
         drop(state);
         if !settled {

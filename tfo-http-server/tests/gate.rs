@@ -2,7 +2,7 @@
 //! that it can do what attackers and broken paths do.
 
 #![expect(clippy::unwrap_used, reason = "tests")]
-#![cfg_attr(any(not(target_os = "linux"), tfo_fallback), allow(unused, reason = "no lab elsewhere"))]
+#![cfg_attr(any(not(target_os = "linux"), tfo_fallback), allow(unused, reason = "no TCP Fast Open there"))]
 
 mod support;
 
@@ -20,6 +20,10 @@ use tokio::time::{sleep, timeout};
 
 use Runtime::{CurrentThread, MultiThread};
 
+#[cfg(tfo_fallback)]
+fn main() {}
+
+#[cfg(not(tfo_fallback))]
 lab_tests! {
     fn a_get_is_read_before_the_ack() {
         for runtime in [CurrentThread, MultiThread] {
@@ -362,7 +366,9 @@ lab_tests! {
                         assert_eq!(read(&mut stream).await.unwrap(), data);
                     }
                     let info = stream.info();
+                    let open = open_descriptors();
                     stays_pending(info.proven()).await;
+                    assert_eq!(open_descriptors(), open, "who gives up leaves nothing behind");
                     let two = [info.clone(), info.clone()].map(|info| tokio::spawn(async move { info.proven().await }));
                     sleep(WHILE).await;
                     // Writes are free meanwhile.
@@ -381,6 +387,64 @@ lab_tests! {
                 }
             });
         }
+    }
+
+    fn no_ack_is_missed_however_it_falls() {
+        let lab = lab();
+        serve(&lab, MultiThread, |builder| builder, async |listener| {
+            for index in 0..600_u16 {
+                let mut client = RawClient::v4(&lab, 1000 + index);
+                client.syn(POST);
+                let (mut stream, _) = listener.accept().await.unwrap();
+                assert!(stream.info().arrived_in_syn());
+                let info = stream.info();
+                let reader = tokio::spawn(async move { read(&mut stream).await.unwrap() });
+                let waiter = tokio::spawn(async move { info.proven().await });
+                let begun = Instant::now();
+                while begun.elapsed() < Duration::from_micros((index % 300).into()) {}
+                client.ack(b"");
+                // Far below what the waiter's own looks, or the deadline, would take.
+                let woken = timeout(Duration::from_millis(200), async { (reader.await, waiter.await) }).await;
+                let (got, proven) = woken.unwrap_or_else(|_| panic!("an ACK after {} us was missed", index % 300));
+                assert_eq!((got.unwrap().as_slice(), proven.unwrap()), (POST, Ok(())));
+            }
+        });
+    }
+
+    fn what_was_proven_when_the_stream_was_closed_stays_so() {
+        let lab = lab();
+        serve(&lab, CurrentThread, |builder| builder, async |listener| {
+            let mut client = RawClient::v4(&lab, 1);
+            client.syn(GET);
+            let mut stream = accept_ride(&listener, GET).await;
+            assert_eq!(read(&mut stream).await.unwrap(), GET);
+            client.ack(b"");
+            sleep(WHILE).await;
+            let info = stream.info();
+            drop(stream);
+            assert!(info.is_proven());
+            assert_eq!(info.proven().await, Ok(()));
+        });
+    }
+
+    fn http2_is_released_up_to_the_first_unsafe_request() {
+        let lab = lab();
+        serve(&lab, CurrentThread, |builder| builder, async |listener| {
+            let preface = [b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".as_slice(), &[0, 0, 0, 4, 0, 0, 0, 0, 0]].concat();
+            let request = |stream: u8, method: u8| {
+                let block = [&[method, 0x86, 0x84, 0x41, 6][..], b"server"].concat();
+                [&[0, 0, u8::try_from(block.len()).unwrap(), 1, 5, 0, 0, 0, stream][..], &block].concat()
+            };
+            let (get, post) = (request(1, 0x82), request(3, 0x83));
+            let flight = [preface.as_slice(), &get, &post].concat();
+            let mut client = RawClient::v4(&lab, 1);
+            client.syn(&flight);
+            let mut stream = accept_ride(&listener, &flight).await;
+            assert_eq!(read(&mut stream).await.unwrap(), [preface.as_slice(), &get].concat());
+            stays_pending(read(&mut stream)).await;
+            client.ack(b"");
+            assert_eq!(read(&mut stream).await.unwrap(), post);
+        });
     }
 
     fn proven_tells_why_not() {
@@ -466,4 +530,8 @@ lab_tests! {
             assert_eq!(read(&mut stream).await.unwrap(), POST);
         });
     }
+}
+
+fn open_descriptors() -> usize {
+    std::fs::read_dir("/proc/self/fd").unwrap().count()
 }

@@ -134,9 +134,8 @@ impl ListenerBuilder {
     /// Outside a tokio runtime with IO and time.
     pub fn from_std(self, listener: std::net::TcpListener) -> Result<TfoListener, BindError> {
         let unknown = SocketAddr::from(([0, 0, 0, 0], 0));
-        let address = listener
-            .local_addr()
-            .map_err(|error| BindError::new(BindStep::LocalAddress, unknown, error))?;
+        let address =
+            listener.local_addr().map_err(|error| BindError::new(BindStep::LocalAddress, unknown, error))?;
         self.check(address)?;
         let support = Support::probe();
         SockRef::from(&listener)

@@ -56,7 +56,9 @@ impl fmt::Display for Effect {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { address, queue, .. } = self;
         match self.ability {
-            _ if !self.asked => return write!(f, "{address}: TCP Fast Open is switched off for this listener"),
+            _ if !self.asked => {
+                return write!(f, "{address}: TCP Fast Open is switched off for this listener");
+            }
             Ability::Works => write!(f, "{address}: TCP Fast Open works, queue {queue}")?,
             Ability::Unknown => write!(f, "{address}: TCP Fast Open may work, queue {queue}")?,
             _ => write!(f, "{address}: TCP Fast Open does not work, all connections will be ordinary ones")?,

@@ -127,9 +127,7 @@ impl TfoListener {
     ///
     /// As [`accept`](Self::accept).
     pub fn poll_accept(&self, cx: &mut Context<'_>) -> Poll<io::Result<(AcceptedStream, SocketAddr)>> {
-        self.listener
-            .poll_accept(cx)
-            .map_ok(|(socket, remote)| (self.admit(socket, remote), remote))
+        self.listener.poll_accept(cx).map_ok(|(socket, remote)| (self.admit(socket, remote), remote))
     }
 
     /// Waits for the next connection, whatever happens: for a loop without an end.

@@ -101,11 +101,7 @@ impl AcceptedStream {
 }
 
 impl AsyncRead for AcceptedStream {
-    fn poll_read(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let Self { shared, mode } = self.get_mut();
         if buf.remaining() == 0 {
             return Poll::Ready(Ok(()));
@@ -153,7 +149,8 @@ impl AsyncWrite for AcceptedStream {
 /// Closes the connection, whoever still holds an [`AcceptInfo`].
 impl Drop for AcceptedStream {
     fn drop(&mut self) {
-        let Some(socket) = self.shared.close() else { return };
+        let watched = Arc::strong_count(&self.shared) > 1;
+        let Some(socket) = self.shared.close(watched) else { return };
         // Unread data turns the close into a RST. If nothing was released that is right: it frees
         // the listener's place in the queue at once. If something was, the RST could overtake the
         // answer to it.
@@ -322,8 +319,7 @@ fn poll_standing(
     if let Poll::Ready(looked) = poll_look(socket, Interest::READABLE, cx) {
         return Poll::Ready(looked);
     }
-    let sleep =
-        sleep.get_or_insert_with(|| Box::pin(sleep_until(deadline.unwrap_or_else(Instant::now))));
+    let sleep = sleep.get_or_insert_with(|| Box::pin(sleep_until(deadline.unwrap_or_else(Instant::now))));
     ready!(sleep.as_mut().poll(cx));
     // The last look: whatever happened to events, a proven connection is not failed.
     Poll::Ready(look(socket))

@@ -126,6 +126,12 @@ impl<'a> RawClient<'a> {
         self
     }
 
+    /// The same after a SYN whose data was not taken: it is sent again.
+    pub(crate) fn ack_syn_only(&mut self, data: &[u8]) -> &mut Self {
+        self.next = self.next.wrapping_sub(u32::try_from(data.len()).unwrap());
+        self.ack(data)
+    }
+
     pub(crate) fn fin(&mut self) -> &mut Self {
         self.send(Parts { fin: true, ack: Some(self.server_next()), ..Parts::default() }, b"");
         self.next = self.next.wrapping_add(1);
@@ -147,7 +153,12 @@ impl<'a> RawClient<'a> {
     pub(crate) fn received(&self) -> Vec<Packet> {
         let mine = |record: &&Record| record.packet().dst() == Some(self.src);
         let records = self.lab.tap().records();
-        records.iter().filter(|record| record.end() == End::Sent).filter(mine).map(|r| r.packet().clone()).collect()
+        records
+            .iter()
+            .filter(|record| record.end() == End::Sent)
+            .filter(mine)
+            .map(|r| r.packet().clone())
+            .collect()
     }
 
     /// Waits until the server has sent something like that.
@@ -165,7 +176,8 @@ impl<'a> RawClient<'a> {
         let syn_ack = self.wait_for("a SYN-ACK", Packet::is_syn_ack);
         let isn = syn_ack.seq().unwrap();
         let ends = self.received().into_iter().filter(|packet| !packet.is_rst()).map(|packet| {
-            let length = packet.payload().len() + usize::from(packet.is_fin()) + usize::from(packet.is_syn_ack());
+            let length =
+                packet.payload().len() + usize::from(packet.is_fin()) + usize::from(packet.is_syn_ack());
             packet.seq().unwrap().wrapping_sub(isn) + u32::try_from(length).unwrap()
         });
         isn.wrapping_add(ends.max().unwrap())
