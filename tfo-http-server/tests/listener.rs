@@ -6,7 +6,6 @@ use std::error::Error;
 use std::io::ErrorKind;
 use std::net::SocketAddr;
 
-use tfo_core::sockopt;
 use tfo_http_server::{AcceptOutcome, AcceptedStream, BindStep, TfoListener};
 use tokio::io::{AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -93,11 +92,11 @@ async fn the_queue_and_nodelay_are_set_once_and_taken_off_where_there_is_no_gate
     let listener = TfoListener::builder().backlog(77).bind(loopback()).unwrap();
     assert_eq!(listener.effect().queue(), 77);
     let std = listener.into_std().unwrap();
-    assert_eq!(sockopt::fastopen(&std).unwrap(), 0);
+    assert_eq!(tfo_core::sockopt::fastopen(&std).unwrap(), 0);
 
     let listener = TfoListener::builder().fastopen_queue(33).bind(loopback()).unwrap();
     let std = listener.danger_into_std_ungated().unwrap();
-    assert_eq!(sockopt::fastopen(&std).unwrap(), 33);
+    assert_eq!(tfo_core::sockopt::fastopen(&std).unwrap(), 33);
     let again = TfoListener::builder().fastopen(false).from_std(std).unwrap();
     assert_eq!(again.effect().queue(), 0);
     assert!(again.effect().to_string().contains("switched off for this listener"));
