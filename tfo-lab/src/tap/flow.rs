@@ -9,8 +9,8 @@ use crate::packet::Packet;
 
 /// One TCP connection as the tap has seen it, up to the moment it was asked for.
 ///
-/// A connection begins with a SYN. Another SYN between the same addresses and ports belongs to it if it has the same
-/// sequence number: a retransmission or a duplicate.
+/// A connection begins with a SYN. Another SYN between the same addresses and ports belongs to it if it has
+/// the same sequence number: a retransmission or a duplicate.
 #[derive(Clone, Debug)]
 pub struct Flow {
     client: SocketAddr,
@@ -68,13 +68,15 @@ impl Flow {
 
     /// How many bytes of the SYN's data the first SYN-ACK acknowledged.
     pub fn syn_data_acked(&self) -> usize {
-        let acked =
-            self.syn_ack().and_then(Packet::ack).map(|ack| ack.wrapping_sub(self.isn.wrapping_add(1)));
-        acked.map_or(0, |acked| self.syn.payload().len().min(acked as usize))
+        let len = self.syn.payload().len();
+        let ack = self.syn_ack().and_then(Packet::ack);
+        let acked = ack.map(|ack| ack.wrapping_sub(self.isn.wrapping_add(1)) as usize);
+        // More than was sent is nonsense, made by a middlebox.
+        acked.filter(|acked| *acked <= len).unwrap_or_default()
     }
 
-    /// Whether data rode in the SYN and the server took it: the SYN arrived with all its data, and the first SYN-ACK
-    /// acknowledged all of it.
+    /// Whether data rode in the SYN and the server took it: the SYN arrived with all its data, and the first
+    /// SYN-ACK acknowledged all of it.
     pub fn request_delivered_in_syn(&self) -> bool {
         let sent = self.syn.payload();
         let arrived = self
@@ -93,8 +95,8 @@ impl Flow {
         self.received_by_client().find(|record| !record.packet().payload().is_empty())
     }
 
-    /// Whether the first byte of the response left the server before any packet of this connection other than a SYN
-    /// had reached it: nothing but the SYN can have caused it.
+    /// Whether the first byte of the response left the server before any packet of this connection other than
+    /// a SYN had reached it: nothing but the SYN can have caused it.
     pub fn answered_before_any_further_client_packet(&self) -> bool {
         for record in &self.records {
             let from_server = record.packet().src() == Some(self.server);
@@ -216,7 +218,7 @@ mod tests {
     #[test]
     fn refused_data_was_not_delivered() {
         let syn = packet(CLIENT, "S", u32::MAX, 0, 5);
-        for (ack, acked) in [(0, 0), (3, 3), (5, 5)] {
+        for (ack, acked) in [(0, 0), (3, 3), (5, 5), (6, 0), (u32::MAX, 0)] {
             let syn_ack = packet(SERVER, "SA", 500, ack, 0);
             let seen = [(End::Sent, syn.clone()), (End::Received, syn.clone()), (End::Sent, syn_ack)];
             let flow = flows(&records(&seen)).pop().unwrap();
