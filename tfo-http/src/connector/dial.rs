@@ -29,7 +29,7 @@ pub(super) async fn dial(
         None => race(&config, &addresses, dns).await,
         Some(whole) => timeout(whole, race(&config, &addresses, dns)).await.unwrap_or_else(|_| {
             let error = ConnectError::bare(ConnectErrorKind::TimedOut);
-            Err(addresses.first().map_or_else(|| unreachable_family(), |first| error.at(*first)))
+            Err(addresses.first().map_or_else(unreachable_family, |first| error.at(*first)))
         }),
     }
 }
