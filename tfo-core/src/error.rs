@@ -39,8 +39,8 @@ impl Error {
         self.source.kind()
     }
 
-    /// The same as an `io::Error` of the same kind, without the words around it.
-    pub(crate) fn into_io_error(self) -> io::Error {
+    /// [`Error::io_error`], alone.
+    pub fn into_io_error(self) -> io::Error {
         self.source
     }
 

@@ -49,6 +49,47 @@ pub fn send_syn(socket: &impl AsSocket, to: &SocketAddr, data: &[IoSlice<'_>]) -
     }
 }
 
+/// What became of a `connect` that did not wait.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Connect {
+    /// `connect` answered 0 at once. With `TCP_FASTOPEN_CONNECT` that is a *deferred connect*: a
+    /// cookie is cached, nothing has been sent, and the first write goes in the SYN. It proves
+    /// nothing about the peer.
+    Deferred,
+    /// A handshake is under way: wait until the socket is writable, then look at its error.
+    InProgress,
+}
+
+/// `connect` on a socket that does not block, with or without
+/// [`TCP_FASTOPEN_CONNECT`](crate::sockopt::set_fastopen_connect).
+///
+/// # Errors
+///
+/// As `connect(2)`: among others the address family does not fit the socket, no route, no free
+/// local port.
+pub fn connect(socket: &impl AsSocket, to: &SocketAddr) -> Result<Connect, Error> {
+    match SockRef::from(socket).connect(&SockAddr::from(*to)) {
+        Ok(()) => Ok(Connect::Deferred),
+        Err(error) if sys::is_in_progress(&error) => Ok(Connect::InProgress),
+        Err(error) => Err(Error::to("connect", to, error)),
+    }
+}
+
+/// Begins the handshake of a socket whose connect was [deferred](Connect::Deferred), without data:
+/// the SYN carries the cookie and nothing else. For a first flight that must not be delivered twice.
+///
+/// # Errors
+///
+/// As [`send`]; that the handshake is under way is success.
+pub fn send_empty_syn(socket: &impl AsSocket) -> Result<(), Error> {
+    match SockRef::from(socket).send_with_flags(&[], sys::SEND_FLAGS) {
+        Ok(_) => Ok(()),
+        Err(error) if sys::is_in_progress(&error) => Ok(()),
+        Err(error) => Err(Error::new("send", error)),
+    }
+}
+
 /// `sendmsg` on a socket that is connected, or whose `connect` was deferred by
 /// [`TCP_FASTOPEN_CONNECT`](crate::sockopt::set_fastopen_connect). Never blocks, never raises
 /// SIGPIPE.

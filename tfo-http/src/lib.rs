@@ -1,4 +1,13 @@
 //! The client: a hyper connector whose first flight rides in the SYN (TCP Fast Open, RFC 7413).
-//!
-//! Nothing here yet: the connector and its lazy stream stand on `tfo-core`, which comes first.
+
 #![forbid(unsafe_code)]
+
+mod connector;
+mod error;
+mod info;
+mod stream;
+
+pub use connector::{Resolve, SynData, TfoConnecting, TfoConnector};
+pub use error::{ConnectError, ConnectErrorKind, connect_error, is_connect_error};
+pub use info::{ConnInfo, Reason, SynOutcome};
+pub use stream::TfoStream;

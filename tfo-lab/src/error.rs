@@ -15,7 +15,12 @@ pub enum LabError {
     NotLinux,
     /// The process may not make network namespaces (`CAP_SYS_ADMIN` and `CAP_NET_ADMIN` are missing),
     /// and has not entered a user namespace of its own.
-    NotPrivileged,
+    NotPrivileged {
+        /// What it may not do.
+        step: &'static str,
+        /// What the kernel answered.
+        source: io::Error,
+    },
     /// A user namespace can only be entered by a process with one thread.
     Multithreaded {
         /// How many threads the process has.
@@ -78,10 +83,12 @@ impl fmt::Display for LabError {
             Self::NotLinux => f.write_str(
                 "a lab needs Linux: it is made of network namespaces; run it in a Linux virtual machine",
             ),
-            Self::NotPrivileged => f.write_str(
-                "network namespaces need CAP_SYS_ADMIN and CAP_NET_ADMIN: run as root, or call \
+            Self::NotPrivileged { step, .. } => write!(
+                f,
+                "{step} needs CAP_SYS_ADMIN and CAP_NET_ADMIN: run as root, or call \
                  tfo_lab::enter_user_namespace() first in main(); in a container add `--privileged`, or \
-                 `--cap-add SYS_ADMIN --cap-add NET_ADMIN --device /dev/net/tun`",
+                 `--cap-add SYS_ADMIN --cap-add NET_ADMIN --device /dev/net/tun`; on Ubuntu also run \
+                 `sudo sysctl kernel.apparmor_restrict_unprivileged_userns=0`",
             ),
             Self::Multithreaded { threads } => write!(
                 f,
@@ -119,16 +126,13 @@ impl fmt::Display for LabError {
 impl Error for LabError {
     fn source(&self) -> Option<&(dyn Error + 'static)> {
         match self {
-            Self::UserNamespaceDenied { source, .. }
+            Self::NotPrivileged { source, .. }
+            | Self::UserNamespaceDenied { source, .. }
             | Self::TunDenied { source }
             | Self::Sysctl { source, .. }
             | Self::FlushDenied { source }
             | Self::Setup { source, .. } => Some(source),
-            Self::NotLinux
-            | Self::NotPrivileged
-            | Self::Multithreaded { .. }
-            | Self::NoTunDevice
-            | Self::Argument { .. } => None,
+            Self::NotLinux | Self::Multithreaded { .. } | Self::NoTunDevice | Self::Argument { .. } => None,
         }
     }
 }

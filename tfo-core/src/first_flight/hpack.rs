@@ -16,7 +16,7 @@
 //!
 //! > As long as the bit is not set, no entry of the decoder's dynamic table has a telling name.
 //!
-//! - It holds at first: a connection starts with an empty table (RFC 7541 3.2: "initially [...] empty").
+//! - It holds at first: RFC 7541 2.3.2: "The dynamic table is initially empty."
 //! - Entries come from nowhere but literals with incremental indexing (RFC 7541 6.2.1), and HTTP/2 has one table for
 //!   all blocks of a direction (RFC 9113 4.3). The cut ends at the first block that was not scanned to its end, and
 //!   at every frame type that could hold a block that is not scanned (PUSH_PROMISE, CONTINUATION, unknown types). So
@@ -176,8 +176,8 @@ fn integer(bytes: &[u8], prefix: u32) -> Result<(usize, &[u8]), End> {
     if value < mask {
         return Ok((value, rest));
     }
-    // Four more bytes hold more than any index or length of a frame of 16 kB. Decoders differ in how much longer an
-    // integer they take (RFC 7541 5.1: "excessively large integer encodings [...] MUST be treated as decoding errors").
+    // RFC 7541 5.1: "Integer encodings that exceed implementation limits [...] MUST be treated as decoding errors."
+    // Four more bytes hold more than any index or length in a frame of 16 kB.
     for (at, &byte) in rest.iter().enumerate() {
         if at == 4 {
             return Err(End::Unsafe(Stop::CompressedHeaders));

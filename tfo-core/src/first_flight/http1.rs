@@ -20,8 +20,7 @@ pub(super) fn classify(flight: &[u8], rules: &Classifier) -> FirstFlight {
             Ok(head) => {
                 requests += 1;
                 rest = head.rest;
-                // RFC 9110 7.8: the server may switch "immediately after the empty line that terminates the 101
-                // response", and old protocols did so without asking for more than the header.
+                // RFC 9110 7.8: a server that switches goes on in the new protocol, so these bytes may be of that.
                 if head.upgrade && !rest.is_empty() {
                     break Some(Stop::BehindUpgrade);
                 }

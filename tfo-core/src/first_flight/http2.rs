@@ -198,7 +198,7 @@ impl Head {
         }
         if self.has(WITH_PRIORITY) {
             let dependency = payload.get(front..front + 4).ok_or(End::Unfinished)?;
-            // RFC 9113 5.3.1 (and RFC 7540 5.3.1): "A stream cannot depend on itself."
+            // RFC 7540 5.3.1: "A stream cannot depend on itself."
             let is_self =
                 dependency.iter().zip(self.stream.to_be_bytes()).enumerate().all(|(at, (&byte, own))| {
                     let mask = if at == 0 { 0x7f } else { 0xff };

@@ -44,8 +44,8 @@ pub(super) fn decode(coded: &[u8], mut sink: impl FnMut(u8) -> Result<(), End>) 
     while at < bits {
         let window = window(coded, at);
         let left = bits - at;
-        // RFC 7541 5.2: the padding consists of "the most significant bits of the code for the EOS symbol", which are
-        // ones, and is "strictly" less than 8 bits long. No code of fewer than 8 bits is all ones.
+        // RFC 7541 5.2: the padding is shorter than 8 bits and consists of "the most significant bits of the code for
+        // the EOS symbol", which are ones. No code is as short and all ones.
         if left < 8 && window == u32::MAX {
             return Ok(());
         }

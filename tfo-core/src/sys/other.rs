@@ -42,8 +42,12 @@ pub(crate) fn peek(_: &impl AsSocket, _: &mut [u8]) -> io::Result<usize> {
     Err(io::ErrorKind::Unsupported.into())
 }
 
-pub(crate) fn is_in_progress(_: &io::Error) -> bool {
-    false
+/// `EINPROGRESS` on Unix, `WSAEWOULDBLOCK` (as `WouldBlock`) on Windows.
+pub(crate) fn is_in_progress(error: &io::Error) -> bool {
+    #[cfg(unix)]
+    return error.raw_os_error() == Some(libc::EINPROGRESS);
+    #[cfg(not(unix))]
+    return error.kind() == io::ErrorKind::WouldBlock;
 }
 
 pub(crate) fn read_proc(_: &Path) -> io::Result<String> {

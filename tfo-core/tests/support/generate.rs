@@ -28,6 +28,24 @@ pub fn flight(dice: &mut Dice) -> Vec<u8> {
     flight
 }
 
+/// A flight of safe and well-formed requests only.
+pub fn clean(dice: &mut Dice) -> Vec<u8> {
+    let mut flight = Vec::new();
+    if dice.one_in(2) {
+        for _ in 0..=dice.below(4) {
+            clean_request(&mut flight, dice);
+        }
+        return flight;
+    }
+    flight.extend_from_slice(PREFACE);
+    frame(&mut flight, 4, 0, 0, &[]);
+    let mut writer = hpack::Writer::default();
+    for request in 0..=dice.below(4) {
+        headers(&mut flight, 2 * request as u32 + 1, false, &mut writer, dice);
+    }
+    flight
+}
+
 /// Changes a few bytes.
 fn damage(flight: &mut Vec<u8>, dice: &mut Dice) {
     const NASTY: &[u8] = b"\r\n\0 \t:\x0b\x7f\x80\xff,;0GP/H1";
@@ -58,6 +76,7 @@ fn damage(flight: &mut Vec<u8>, dice: &mut Dice) {
     }
 }
 
+const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 const METHODS: &[&str] = &["GET", "GET", "GET", "HEAD", "OPTIONS", "TRACE"];
 const UNSAFE_METHODS: &[&str] =
     &["POST", "PUT", "DELETE", "PATCH", "CONNECT", "get", "GETX", "GE", "Head", "PRI", "LOCK"];
@@ -160,7 +179,7 @@ fn frame(flight: &mut Vec<u8>, kind: u8, flags: u8, stream: u32, payload: &[u8])
 }
 
 fn http2(dice: &mut Dice) -> Vec<u8> {
-    let mut flight = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_vec();
+    let mut flight = PREFACE.to_vec();
     if !dice.one_in(30) {
         frame(
             &mut flight,
@@ -189,7 +208,8 @@ fn http2(dice: &mut Dice) -> Vec<u8> {
                 _ => frame(&mut flight, dice.below(18) as u8, dice.roll() as u8, stream, b"12345678"),
             },
             _ => {
-                headers(&mut flight, stream, &mut writer, dice);
+                let is_hostile = dice.one_in(5);
+                headers(&mut flight, stream, is_hostile, &mut writer, dice);
                 stream += 2;
             }
         }
@@ -197,7 +217,7 @@ fn http2(dice: &mut Dice) -> Vec<u8> {
     flight
 }
 
-fn headers(flight: &mut Vec<u8>, stream: u32, writer: &mut hpack::Writer, dice: &mut Dice) {
+fn headers(flight: &mut Vec<u8>, stream: u32, is_hostile: bool, writer: &mut hpack::Writer, dice: &mut Dice) {
     const FIELDS: &[(&str, &str)] = &[
         ("accept", "*/*"),
         ("user-agent", "test/1.0"),
@@ -228,7 +248,6 @@ fn headers(flight: &mut Vec<u8>, stream: u32, writer: &mut hpack::Writer, dice: 
         ("x-evil", "a\r\nb: c"),
         ("", "x"),
     ];
-    let is_hostile = dice.one_in(5);
     let method = if is_hostile && dice.one_in(2) { dice.pick(UNSAFE_METHODS) } else { dice.pick(METHODS) };
     let path =
         if method == "OPTIONS" && dice.one_in(2) { "*" } else { dice.pick(&["/", "/index.html", "/x?y=z"]) };
@@ -249,7 +268,7 @@ fn headers(flight: &mut Vec<u8>, stream: u32, writer: &mut hpack::Writer, dice: 
             flags ^= 1 << dice.below(8);
         }
     }
-    let block = writer.block(&fields, dice);
+    let block = writer.block(&fields, is_hostile, dice);
     let mut payload = Vec::new();
     let padding = if dice.one_in(6) { Some(dice.below(20) as u8) } else { None };
     if let Some(padding) = padding {
@@ -258,11 +277,17 @@ fn headers(flight: &mut Vec<u8>, stream: u32, writer: &mut hpack::Writer, dice: 
     }
     if dice.one_in(6) {
         flags |= 0x20;
-        payload.extend_from_slice(&[0x80 * dice.below(2) as u8, 0, 0, dice.below(4) as u8, 15]);
+        payload.extend_from_slice(&[
+            0x80 * dice.below(2) as u8,
+            0,
+            0,
+            if is_hostile { dice.below(4) as u8 } else { 0 },
+            15,
+        ]);
     }
     payload.extend_from_slice(&block);
     payload.resize(payload.len() + usize::from(padding.unwrap_or(0)), 0);
-    if dice.one_in(20) {
+    if is_hostile && dice.one_in(4) {
         let (front, back) = payload.split_at(dice.below(payload.len()));
         frame(flight, 1, flags & !0x4, stream, front);
         frame(flight, 9, 0x4, stream, back);

@@ -1,4 +1,7 @@
-//! A small HPACK writer that uses every representation there is.
+//! HPACK as the tests know it: a small writer that uses every representation there is, and the Huffman code both ways.
+
+use std::collections::HashMap;
+use std::sync::LazyLock;
 
 use super::dice::Dice;
 
@@ -17,7 +20,7 @@ const CODE_LENGTHS: [u8; 256] = [
 ];
 
 /// RFC 7541 Appendix A: the entries that requests use, by index.
-const STATIC: [(usize, &str, &str); 16] = [
+pub const STATIC: [(usize, &str, &str); 16] = [
     (1, ":authority", ""),
     (2, ":method", "GET"),
     (3, ":method", "POST"),
@@ -45,17 +48,17 @@ pub struct Writer {
 
 impl Writer {
     /// A header block, each field in a random representation.
-    pub fn block(&mut self, fields: &[(&str, &str)], dice: &mut Dice) -> Vec<u8> {
+    pub fn block(&mut self, fields: &[(&str, &str)], is_hostile: bool, dice: &mut Dice) -> Vec<u8> {
         let mut block = Vec::new();
         if dice.one_in(16) {
             self.table.clear();
             integer(&mut block, 0x20, 5, 0);
-            integer(&mut block, 0x20, 5, [4096, 4096, 100, 5000][dice.below(4)]);
+            integer(&mut block, 0x20, 5, if is_hostile { 100 + dice.below(4900) } else { 4096 });
         }
         for &(name, value) in fields {
             self.field(&mut block, name, value, dice);
         }
-        if dice.one_in(40) {
+        if is_hostile && dice.one_in(16) {
             integer(&mut block, 0x80, 7, dice.below(70));
         }
         block
@@ -106,9 +109,10 @@ fn string(block: &mut Vec<u8>, bytes: &[u8], dice: &mut Dice) {
     block.extend_from_slice(coded.as_deref().unwrap_or(bytes));
 }
 
+static CODES: LazyLock<[u32; 256]> = LazyLock::new(codes);
+
 /// RFC 7541 5.2.
 pub fn huffman(bytes: &[u8]) -> Vec<u8> {
-    static CODES: std::sync::LazyLock<[u32; 256]> = std::sync::LazyLock::new(codes);
     let mut coded = Vec::new();
     let mut held = 0_u64;
     let mut bits = 0;
@@ -125,6 +129,26 @@ pub fn huffman(bytes: &[u8]) -> Vec<u8> {
         coded.push((held << (8 - bits)) as u8 | (0xff >> bits));
     }
     coded
+}
+
+/// RFC 7541 5.2, as far as the bits make sense; what is left is taken for padding.
+pub fn unhuffman(coded: &[u8]) -> Vec<u8> {
+    static BYTES: LazyLock<HashMap<(u8, u32), u8>> = LazyLock::new(|| {
+        (0..=255).map(|byte| ((CODE_LENGTHS[byte as usize], CODES[byte as usize]), byte)).collect()
+    });
+    let mut bytes = Vec::new();
+    let (mut len, mut code) = (0, 0);
+    for at in 0..coded.len() * 8 {
+        len += 1;
+        code = code << 1 | u32::from(coded[at / 8] >> (7 - at % 8) & 1);
+        if let Some(&byte) = BYTES.get(&(len, code)) {
+            bytes.push(byte);
+            (len, code) = (0, 0);
+        } else if len == 30 {
+            break;
+        }
+    }
+    bytes
 }
 
 /// The code is canonical: codes of one length count up in the order of the bytes.

@@ -5,4 +5,5 @@
 pub mod dice;
 pub mod generate;
 pub mod hpack;
+pub mod lenient;
 pub mod oracle;

@@ -1,7 +1,7 @@
 //! What real servers make of the bytes that the classifier lets through.
 //!
-//! hyper's HTTP/1 server, httparse and the h2 server read exactly `flight[..cut]`. Every request that they would act on
-//! must be safe, and there must be no more of them than the classifier has counted.
+//! hyper's HTTP/1 server, httparse, the h2 server and two servers that take anything read exactly `flight[..cut]`.
+//! Every request that they would act on must be safe, and there must be no more of them than the classifier counted.
 
 use std::cell::RefCell;
 use std::convert::Infallible;
@@ -16,6 +16,8 @@ use hyper::body::Body;
 use hyper::service::service_fn;
 use tfo_core::first_flight::FirstFlight;
 
+use super::lenient;
+
 /// What a server saw.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Seen {
@@ -23,26 +25,35 @@ pub struct Seen {
     pub requests: usize,
     /// What was wrong with the first that was not safe.
     pub violation: Option<&'static str>,
+    /// Whether a request asked to change the protocol.
+    has_upgrade: bool,
 }
 
 impl Seen {
+    /// Notes `what` as the first violation unless all `is_well`.
+    pub fn require(&mut self, is_well: bool, what: &'static str) {
+        if !is_well && self.violation.is_none() {
+            self.violation = Some(what);
+        }
+    }
+
     fn request<B>(&mut self, request: &http::Request<B>, has_body: bool) {
+        self.require(!self.has_upgrade, "behind an upgrade");
         self.requests += 1;
-        let mut wrong = |is_wrong: bool, what| {
-            if is_wrong && self.violation.is_none() {
-                self.violation = Some(what);
-            }
-        };
-        wrong(!matches!(request.method().as_str(), "GET" | "HEAD" | "OPTIONS" | "TRACE"), "unsafe method");
-        wrong(has_body, "body");
-        wrong(request.extensions().get::<h2::ext::Protocol>().is_some(), "extended CONNECT");
+        self.require(
+            matches!(request.method().as_str(), "GET" | "HEAD" | "OPTIONS" | "TRACE"),
+            "unsafe method",
+        );
+        self.require(!has_body, "body");
+        self.require(request.extensions().get::<h2::ext::Protocol>().is_none(), "extended CONNECT");
         for (name, value) in request.headers() {
             match name.as_str().replace('_', "-").as_str() {
                 "x-http-method" | "x-http-method-override" | "x-method-override" => {
-                    wrong(true, "method override")
+                    self.require(false, "method override");
                 }
-                "transfer-encoding" => wrong(true, "transfer encoding"),
-                "content-length" => wrong(value.as_bytes() != b"0", "content length"),
+                "transfer-encoding" => self.require(false, "transfer encoding"),
+                "content-length" => self.require(value.as_bytes() == b"0", "content length"),
+                "upgrade" => self.has_upgrade = true,
                 _ => {}
             }
         }
@@ -64,6 +75,12 @@ pub fn check(flight: &[u8]) -> Seen {
     let seen = see(cut);
     assert_eq!(seen.violation, None, "{seen:?}\n{}", tell());
     assert!(seen.requests <= class.requests(), "a server saw more requests: {seen:?}\n{}", tell());
+    let careless = see_all(cut);
+    assert_eq!(careless.violation, None, "lenient: {careless:?}\n{}", tell());
+    // A lone CR at the end may be taken for the end of the head.
+    let more = usize::from(!is_http2(cut) && cut.ends_with(b"\r"));
+    assert!(class.requests() <= careless.requests, "lenient: {careless:?}\n{}", tell());
+    assert!(careless.requests <= class.requests() + more, "lenient: {careless:?}\n{}", tell());
     if !is_http2(cut) {
         let parsed = httparse(cut);
         assert_eq!(parsed.violation, None, "httparse: {parsed:?}\n{}", tell());
@@ -75,6 +92,15 @@ pub fn check(flight: &[u8]) -> Seen {
 /// What the server of the protocol in question makes of `bytes`.
 pub fn see(bytes: &[u8]) -> Seen {
     if is_http2(bytes) { http2(bytes) } else { http1(bytes) }
+}
+
+/// What a server that takes anything makes of `bytes`; of TLS nothing.
+pub fn see_all(bytes: &[u8]) -> Seen {
+    match bytes.first() {
+        None | Some(0x16) => Seen::default(),
+        _ if is_http2(bytes) => lenient::http2(bytes),
+        _ => lenient::http1(bytes),
+    }
 }
 
 fn is_http2(bytes: &[u8]) -> bool {

@@ -243,3 +243,99 @@ impl Parsed {
         parsed
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use etherparse::PacketBuilder;
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// A SYN with options and payload.
+    fn syn(ipv6: bool, options: &[u8], payload: &[u8]) -> Packet {
+        let builder = match ipv6 {
+            false => PacketBuilder::ipv4([10, 0, 0, 1], [10, 0, 0, 2], 64),
+            true => PacketBuilder::ipv6([1; 16], [2; 16], 64),
+        };
+        let builder = builder.tcp(40_000, 80, 1000, 65_535).syn().options_raw(options).unwrap();
+        let mut bytes = Vec::new();
+        builder.write(&mut bytes, payload).unwrap();
+        bytes.into()
+    }
+
+    /// Asks everything there is to ask.
+    fn ask_all(packet: &Packet) {
+        let _ = (packet.src(), packet.dst(), packet.is_syn(), packet.is_syn_ack(), packet.is_rst());
+        let _ = (packet.is_fin(), packet.is_ack(), packet.seq(), packet.ack(), packet.payload());
+        let _ = (packet.fast_open(), packet.mss(), packet.flags(), format!("{packet:?}"));
+        let _ = packet.rewrite(|edit| {
+            edit.strip_fast_open(true);
+            edit.payload.push(1);
+        });
+        let _ = packet.reset_reply();
+    }
+
+    #[test]
+    fn a_syn_is_understood() {
+        for ipv6 in [false, true] {
+            let packet = syn(ipv6, &[2, 4, 5, 180, 34, 6, 1, 2, 3, 4, 1, 1], b"GET /");
+            assert!(packet.is_tcp() && packet.is_syn() && !packet.is_syn_ack() && !packet.is_ack());
+            assert_eq!((packet.seq(), packet.ack(), packet.mss()), (Some(1000), None, Some(1460)));
+            assert_eq!(packet.payload(), b"GET /");
+            assert_eq!(packet.fast_open().unwrap().cookie(), [1, 2, 3, 4]);
+            assert_eq!((packet.src().unwrap().port(), packet.dst().unwrap().port()), (40_000, 80));
+        }
+    }
+
+    #[test]
+    fn rewriting_nothing_changes_nothing() {
+        for ipv6 in [false, true] {
+            let packet = syn(ipv6, &[34, 2, 1, 1], b"odd");
+            assert_eq!(packet.rewrite(|_| ()).unwrap().bytes(), packet.bytes());
+        }
+    }
+
+    #[test]
+    fn stripping_leaves_padding() {
+        let packet = syn(false, &[2, 4, 5, 180, 34, 6, 1, 2, 3, 4, 254, 6, 0xF9, 0x89, 7, 7], b"x");
+        let stripped = packet.rewrite(|edit| assert!(edit.strip_fast_open(false))).unwrap();
+        assert!(stripped.fast_open().unwrap().is_experimental());
+        assert_eq!((stripped.mss(), stripped.bytes().len()), (Some(1460), packet.bytes().len()));
+        let stripped = packet.rewrite(|edit| assert!(edit.strip_fast_open(true))).unwrap();
+        assert_eq!((stripped.fast_open(), stripped.payload()), (None, &b"x"[..]));
+    }
+
+    #[test]
+    fn a_reset_refuses_a_syn_with_its_data() {
+        let reset = syn(true, &[], b"abc").reset_reply().unwrap();
+        assert!(reset.is_rst() && reset.is_ack() && !reset.is_syn());
+        // RFC 9293 3.5.2: the SYN counts one, as does each byte.
+        assert_eq!((reset.seq(), reset.ack()), (Some(0), Some(1004)));
+        assert_eq!((reset.src().unwrap().port(), reset.dst().unwrap().port()), (80, 40_000));
+        assert!(reset.payload().is_empty());
+    }
+
+    proptest! {
+        #[test]
+        fn garbage_does_no_harm(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
+            ask_all(&bytes.into());
+        }
+
+        #[test]
+        fn damage_does_no_harm(
+            ipv6: bool,
+            options in proptest::collection::vec(any::<u8>(), 0..=40),
+            payload in proptest::collection::vec(any::<u8>(), 0..40),
+            damage in proptest::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 0..6),
+            keep in any::<prop::sample::Index>(),
+        ) {
+            let mut bytes = syn(ipv6, &options, &payload).bytes().to_vec();
+            for (place, value) in damage {
+                *place.get_mut(&mut bytes) = value;
+            }
+            ask_all(&bytes.clone().into());
+            bytes.truncate(keep.index(bytes.len() + 1));
+            ask_all(&bytes.into());
+        }
+    }
+}

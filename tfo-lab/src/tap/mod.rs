@@ -59,8 +59,9 @@ impl Record {
 
 /// Everything that has happened on the wire. A clone shows the same.
 ///
-/// Packets are recorded by the wire's thread, shortly after the hosts have sent them: a test that has only just
-/// finished an exchange waits for its end by [`wait_until`](Self::wait_until) or [`wait_quiet`](Self::wait_quiet).
+/// Packets are recorded by the wire's thread, shortly after the hosts have sent them: a test that has only
+/// just finished an exchange waits for its end by [`wait_until`](Self::wait_until) or
+/// [`wait_quiet`](Self::wait_quiet).
 #[derive(Clone)]
 pub struct Tap(Arc<Inner>);
 
@@ -77,7 +78,10 @@ struct State {
     limit: usize,
     missed: u64,
     in_flight: usize,
+    /// When the last packet was recorded.
     last: Duration,
+    /// Counts whatever may change an answer.
+    changes: u64,
 }
 
 impl Tap {
@@ -134,16 +138,17 @@ impl Tap {
 
     /// Waits until the question is answered by `true`; `false` if that took longer than `timeout`.
     ///
-    /// It is asked now, and after every packet.
+    /// It is asked now, and whenever something has happened to a packet. It may look at
+    /// [`Lab::stats`](crate::Lab::stats) too.
     pub fn wait_until(&self, timeout: Duration, mut question: impl FnMut(&Self) -> bool) -> bool {
         let deadline = Instant::now() + timeout;
         loop {
-            let seen = self.state().last;
+            let seen = self.state().changes;
             if question(self) {
                 return true;
             }
             let mut state = self.state();
-            while state.last == seen {
+            while state.changes == seen {
                 let left = deadline.saturating_duration_since(Instant::now());
                 if left.is_zero() {
                     drop(state);
@@ -154,8 +159,8 @@ impl Tap {
         }
     }
 
-    /// Waits until nothing is on the wire and nothing has happened for `quiet`; `false` if that took longer than
-    /// `timeout`.
+    /// Waits until nothing is on the wire and nothing has happened for `quiet`; `false` if that took longer
+    /// than `timeout`.
     pub fn wait_quiet(&self, quiet: Duration, timeout: Duration) -> bool {
         let deadline = self.now() + timeout;
         let begun = self.now();
@@ -199,28 +204,26 @@ impl Tap {
 
     pub(crate) fn record(&self, end: End, host: &Arc<str>, time: Duration, packet: &Packet) {
         let mut state = self.state();
-        state.last = time.max(state.last + Duration::from_nanos(1));
+        state.last = time;
         if state.records.len() < state.limit {
             state.records.push(Record { end, host: host.clone(), time, packet: packet.clone() });
         } else {
             state.missed += 1;
         }
-        drop(state);
+    }
+
+    pub(crate) fn on_wire(&self) {
+        self.state().in_flight += 1;
+    }
+
+    pub(crate) fn off_wire(&self) {
+        self.state().in_flight -= 1;
+    }
+
+    /// Wakes those who wait: something has happened, and is recorded and counted.
+    pub(crate) fn changed(&self) {
+        self.state().changes += 1;
         self.0.changed.notify_all();
-    }
-
-    pub(crate) fn on_wire(&self, packets: usize) {
-        self.state().in_flight += packets;
-    }
-
-    pub(crate) fn off_wire(&self, packets: usize) {
-        let mut state = self.state();
-        state.in_flight = state.in_flight.saturating_sub(packets);
-        let idle = state.in_flight == 0;
-        drop(state);
-        if idle {
-            self.0.changed.notify_all();
-        }
     }
 
     fn at(&self, end: End, host: &str) -> Vec<Record> {

@@ -97,6 +97,8 @@ fn answer(mut stream: TcpStream, requests: &Sender<Vec<u8>>) {
     let _ = requests.send(buffer[..len].to_vec());
     let _ = stream.write_all(ANSWER);
     let _ = stream.read(&mut buffer);
+    // Dropping it would not do: the accepting thread has a handle too.
+    let _ = stream.shutdown(Shutdown::Both);
 }
 
 fn listen(addr: SocketAddr) -> io::Result<Socket> {

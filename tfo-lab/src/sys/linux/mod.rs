@@ -7,8 +7,9 @@ mod wait;
 use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::net::IpAddr;
+use std::panic::resume_unwind;
+use std::thread;
 
-use nix::errno::Errno;
 use nix::sched::{CloneFlags, setns, unshare};
 use tun_rs::{DeviceBuilder, Layer, SyncDevice};
 
@@ -36,10 +37,8 @@ impl Namespace {
 
     /// Moves the calling thread into a new one.
     fn unshare() -> Result<Self, LabError> {
-        unshare(CloneFlags::CLONE_NEWNET).map_err(|errno| match errno {
-            Errno::EPERM => LabError::NotPrivileged,
-            other => LabError::Setup { step: "making a network namespace", source: other.into() },
-        })?;
+        unshare(CloneFlags::CLONE_NEWNET)
+            .map_err(|errno| privileged("making a network namespace", errno.into()))?;
         let file =
             File::open("/proc/thread-self/ns/net").map_err(LabError::setup("opening the namespace"))?;
         Ok(Self(file))
@@ -68,13 +67,9 @@ impl Tun {
             .packet_information(false)
             .offload(false)
             .mtu(mtu)
-            .tx_queue_len(TX_QUEUE_LEN)
             .enable(false)
             .build_sync()
-            .map_err(|source| match source.raw_os_error() {
-                Some(code) if code == Errno::EPERM as i32 => LabError::NotPrivileged,
-                _ => LabError::Setup { step: "making a TUN device", source },
-            })?;
+            .map_err(|source| privileged("making a TUN device", source))?;
         device.set_nonblocking(true).map_err(LabError::setup("making the TUN device non-blocking"))?;
         Ok(Self(device))
     }
@@ -89,15 +84,15 @@ pub(crate) fn make_host(mtu: u16) -> Result<(Namespace, Tun), LabError> {
         let _ = fs::write(format!("/proc/sys/net/ipv6/conf/default/{name}"), value);
     }
     let tun = Tun::create(mtu)?;
-    netlink::link_up("lo").map_err(LabError::setup("bringing loopback up"))?;
-    netlink::link_up(DEVICE).map_err(LabError::setup("bringing the TUN device up"))?;
+    netlink::link_up("lo", None).map_err(LabError::setup("bringing loopback up"))?;
+    netlink::link_up(DEVICE, Some(TX_QUEUE_LEN)).map_err(LabError::setup("bringing the TUN device up"))?;
     Ok((namespace, tun))
 }
 
 /// Whether labs can be made here: a trial of the two things that need privileges.
 pub(crate) fn check() -> Result<(), LabError> {
-    let trial = std::thread::spawn(|| make_host(1500).map(drop));
-    trial.join().unwrap_or(Err(LabError::NotPrivileged))
+    let trial = thread::spawn(|| make_host(1500).map(drop));
+    trial.join().unwrap_or_else(|panic| resume_unwind(panic))
 }
 
 /// Gives the device in the calling thread's namespace an address, and the default route.
@@ -119,6 +114,14 @@ pub(crate) fn flush_cookies() -> Result<(), LabError> {
         io::ErrorKind::PermissionDenied => LabError::FlushDenied { source },
         _ => LabError::Setup { step: "flushing the cookies", source },
     })
+}
+
+/// The error of a step that only the privileged may take.
+fn privileged(step: &'static str, source: io::Error) -> LabError {
+    match source.kind() {
+        io::ErrorKind::PermissionDenied => LabError::NotPrivileged { step, source },
+        _ => LabError::Setup { step, source },
+    }
 }
 
 fn check_tun_node() -> Result<(), LabError> {

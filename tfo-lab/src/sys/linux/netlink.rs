@@ -6,7 +6,7 @@ use std::net::IpAddr;
 
 use neli::consts::genl::{Cmd, CtrlAttr, CtrlCmd};
 use neli::consts::nl::{GenlId, NlType, NlmF};
-use neli::consts::rtnl::{Ifa, IfaF, Iff, RtAddrFamily, RtScope, RtTable, Rta, Rtm, Rtn, Rtprot};
+use neli::consts::rtnl::{Ifa, IfaF, Iff, Ifla, RtAddrFamily, RtScope, RtTable, Rta, Rtm, Rtn, Rtprot};
 use neli::consts::socket::NlFamily;
 use neli::genl::{AttrTypeBuilder, Genlmsghdr, GenlmsghdrBuilder, NlattrBuilder};
 use neli::nl::{NlPayload, NlmsghdrBuilder};
@@ -21,12 +21,20 @@ use nix::net::if_::if_nametoindex;
 const TCP_METRICS: &str = "tcp_metrics";
 
 /// Brings a link up, and takes multicast from it: the kernel would announce its groups on the wire.
-pub(super) fn link_up(link: &str) -> io::Result<()> {
+///
+/// The queue length goes this way because the ioctl for it is closed to root in a user namespace.
+pub(super) fn link_up(link: &str, queue_len: Option<u32>) -> io::Result<()> {
+    let mut attrs = RtBuffer::<Ifla, Buffer>::new();
+    if let Some(len) = queue_len {
+        let attr = RtattrBuilder::default().rta_type(Ifla::Txqlen).rta_payload(len);
+        attrs.push(attr.build().map_err(io::Error::other)?);
+    }
     let message = IfinfomsgBuilder::default()
         .ifi_family(RtAddrFamily::Unspecified)
         .ifi_index(if_nametoindex(link)? as i32)
         .ifi_flags(Iff::UP)
         .ifi_change(Iff::UP | Iff::MULTICAST)
+        .rtattrs(attrs)
         .build()
         .map_err(io::Error::other)?;
     route_request(Rtm::Newlink, NlmF::empty(), message)

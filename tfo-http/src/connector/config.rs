@@ -1,0 +1,200 @@
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::time::Duration;
+
+use socket2::{Domain, Protocol, Socket, TcpKeepalive, Type};
+
+use crate::error::{ConnectError, ConnectErrorKind};
+
+/// What a connector was told: the settings of `HttpConnector`, and those of TCP Fast Open.
+#[derive(Clone, Debug)]
+pub(crate) struct Config {
+    pub(crate) syn_data: SynData,
+    pub(crate) connect_timeout: Option<Duration>,
+    pub(crate) enforce_http: bool,
+    pub(crate) happy_eyeballs_timeout: Option<Duration>,
+    pub(crate) keepalive: Keepalive,
+    pub(crate) local_ipv4: Option<Ipv4Addr>,
+    pub(crate) local_ipv6: Option<Ipv6Addr>,
+    pub(crate) nodelay: bool,
+    pub(crate) reuse_address: bool,
+    pub(crate) send_buffer_size: Option<usize>,
+    pub(crate) recv_buffer_size: Option<usize>,
+    pub(crate) interface: Option<String>,
+    pub(crate) mark: Option<u32>,
+    pub(crate) tcp_user_timeout: Option<Duration>,
+}
+
+/// Which first flights may ride in the SYN.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum SynData {
+    /// Requests with a safe method (RFC 9110 section 9.2.1: GET, HEAD, OPTIONS, TRACE) and without a
+    /// body, and TLS ClientHellos. Everything else gets a handshake without data.
+    #[default]
+    SafeMethods,
+    /// None: no option is set, no cookie asked for. A cookie lets a server recognise a client.
+    Never,
+}
+
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Keepalive {
+    pub(crate) time: Option<Duration>,
+    pub(crate) interval: Option<Duration>,
+    pub(crate) retries: Option<u32>,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            syn_data: SynData::default(),
+            connect_timeout: None,
+            enforce_http: true,
+            happy_eyeballs_timeout: Some(Duration::from_millis(300)),
+            keepalive: Keepalive::default(),
+            local_ipv4: None,
+            local_ipv6: None,
+            nodelay: false,
+            reuse_address: false,
+            send_buffer_size: None,
+            recv_buffer_size: None,
+            interface: None,
+            mark: None,
+            tcp_user_timeout: None,
+        }
+    }
+}
+
+impl Config {
+    /// Whether an address can be reached from the local addresses that were set: with one of one
+    /// family only, the other family is out.
+    pub(crate) fn can_reach(&self, address: &SocketAddr) -> bool {
+        match (self.local_ipv4, self.local_ipv6) {
+            (Some(_), None) => address.is_ipv4(),
+            (None, Some(_)) => address.is_ipv6(),
+            _ => true,
+        }
+    }
+
+    /// A socket for `address`, set up and bound, not connected. It does not block.
+    pub(crate) fn open(&self, address: &SocketAddr) -> Result<Socket, ConnectError> {
+        let failed = |error: io::Error| ConnectError::new(ConnectErrorKind::Socket, error).at(*address);
+        let socket = new_socket(address).map_err(failed)?;
+        self.set_up(&socket);
+        #[cfg(target_os = "linux")]
+        if let Some(interface) = &self.interface {
+            socket.bind_device(Some(interface.as_bytes())).map_err(failed)?;
+        }
+        #[cfg(target_os = "linux")]
+        if let Some(mark) = self.mark {
+            socket.set_mark(mark).map_err(failed)?;
+        }
+        if self.reuse_address {
+            socket.set_reuse_address(true).map_err(failed)?;
+        }
+        let local: Option<IpAddr> = match address {
+            SocketAddr::V4(_) => self.local_ipv4.map(IpAddr::V4),
+            SocketAddr::V6(_) => self.local_ipv6.map(IpAddr::V6),
+        };
+        if let Some(local) = local {
+            socket.bind(&SocketAddr::new(local, 0).into()).map_err(failed)?;
+        }
+        Ok(socket)
+    }
+
+    /// What a connection can do without: as `HttpConnector`, it goes on if the kernel refuses.
+    fn set_up(&self, socket: &Socket) {
+        if let Some(keepalive) = self.keepalive.to_socket() {
+            let _ = socket.set_tcp_keepalive(&keepalive);
+        }
+        #[cfg(target_os = "linux")]
+        if self.tcp_user_timeout.is_some() {
+            let _ = socket.set_tcp_user_timeout(self.tcp_user_timeout);
+        }
+        if let Some(size) = self.send_buffer_size {
+            let _ = socket.set_send_buffer_size(size);
+        }
+        if let Some(size) = self.recv_buffer_size {
+            let _ = socket.set_recv_buffer_size(size);
+        }
+        if self.nodelay {
+            let _ = socket.set_tcp_nodelay(true);
+        }
+    }
+}
+
+impl Keepalive {
+    fn to_socket(self) -> Option<TcpKeepalive> {
+        if self.time.is_none() && self.interval.is_none() && self.retries.is_none() {
+            return None;
+        }
+        let mut keepalive = TcpKeepalive::new();
+        if let Some(time) = self.time {
+            keepalive = keepalive.with_time(time);
+        }
+        #[cfg(not(target_os = "openbsd"))]
+        if let Some(interval) = self.interval {
+            keepalive = keepalive.with_interval(interval);
+        }
+        #[cfg(not(any(target_os = "openbsd", windows)))]
+        if let Some(retries) = self.retries {
+            keepalive = keepalive.with_retries(retries);
+        }
+        Some(keepalive)
+    }
+}
+
+/// One system call where the system can make a socket that does not block in one.
+fn new_socket(address: &SocketAddr) -> io::Result<Socket> {
+    let domain = Domain::for_address(*address);
+    #[cfg(target_os = "linux")]
+    return Socket::new(domain, Type::STREAM.nonblocking(), Some(Protocol::TCP));
+    #[cfg(not(target_os = "linux"))]
+    {
+        let socket = Socket::new(domain, Type::STREAM, Some(Protocol::TCP))?;
+        socket.set_nonblocking(true)?;
+        Ok(socket)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_local_address_of_one_family_leaves_the_other_out() {
+        let (v4, v6) = (SocketAddr::from(([192, 0, 2, 1], 80)), "[2001:db8::1]:80".parse().unwrap());
+        let mut config = Config::default();
+        assert!(config.can_reach(&v4) && config.can_reach(&v6));
+        config.local_ipv4 = Some(Ipv4Addr::LOCALHOST);
+        assert!(config.can_reach(&v4) && !config.can_reach(&v6));
+        config.local_ipv6 = Some(Ipv6Addr::LOCALHOST);
+        assert!(config.can_reach(&v4) && config.can_reach(&v6));
+        config.local_ipv4 = None;
+        assert!(!config.can_reach(&v4) && config.can_reach(&v6));
+    }
+
+    #[test]
+    fn a_socket_carries_the_settings() {
+        let config = Config {
+            nodelay: true,
+            reuse_address: true,
+            keepalive: Keepalive { time: Some(Duration::from_secs(7)), ..Keepalive::default() },
+            local_ipv4: Some(Ipv4Addr::LOCALHOST),
+            ..Config::default()
+        };
+        let socket = config.open(&SocketAddr::from(([127, 0, 0, 1], 80))).unwrap();
+        assert!(socket.tcp_nodelay().unwrap() && socket.reuse_address().unwrap());
+        assert!(socket.keepalive().unwrap() && socket.nonblocking().unwrap());
+        assert_eq!(socket.local_addr().unwrap().as_socket().unwrap().ip(), Ipv4Addr::LOCALHOST);
+    }
+
+    #[test]
+    fn what_cannot_be_bound_is_a_socket_error_with_the_address() {
+        let config = Config { local_ipv4: Some(Ipv4Addr::new(192, 0, 2, 77)), ..Config::default() };
+        let error = config.open(&SocketAddr::from(([127, 0, 0, 1], 80))).unwrap_err();
+        assert_eq!(error.kind(), ConnectErrorKind::Socket);
+        assert_eq!(error.address(), Some(SocketAddr::from(([127, 0, 0, 1], 80))));
+        assert_eq!(error.io_kind(), io::ErrorKind::AddrNotAvailable);
+    }
+}

@@ -1,0 +1,157 @@
+//! From a list of addresses to a stream: deferred where a cookie is cached, else by a race of
+//! ordinary handshakes.
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::StreamExt as _;
+use futures_util::stream::FuturesUnordered;
+use socket2::Socket;
+use tfo_core::{Connect, TcpInfo, sockopt};
+use tokio::net::TcpStream;
+use tokio::time::{sleep, timeout};
+
+use super::config::{Config, SynData};
+use crate::error::{ConnectError, ConnectErrorKind};
+use crate::info::{ConnInfo, Reason};
+use crate::stream::TfoStream;
+use crate::stream::evidence::{self, Syn};
+
+/// Connects to the first of `addresses` that answers, within the connect timeout.
+pub(super) async fn dial(
+    config: Arc<Config>,
+    addresses: Vec<SocketAddr>,
+    dns: Option<Duration>,
+) -> Result<TfoStream, ConnectError> {
+    match config.connect_timeout {
+        None => race(&config, &addresses, dns).await,
+        Some(whole) => timeout(whole, race(&config, &addresses, dns)).await.unwrap_or_else(|_| {
+            let error = ConnectError::bare(ConnectErrorKind::TimedOut);
+            Err(addresses.first().map_or_else(unreachable_family, |first| error.at(*first)))
+        }),
+    }
+}
+
+fn unreachable_family() -> ConnectError {
+    ConnectError::new(ConnectErrorKind::Dns, "no address of a family that can be reached")
+}
+
+/// Attempts in order, each begun when the one before has failed or has kept quiet for the happy
+/// eyeballs delay (RFC 8305 section 5). The first connection wins; if there is none, the first error
+/// is told.
+async fn race(
+    config: &Arc<Config>,
+    addresses: &[SocketAddr],
+    dns: Option<Duration>,
+) -> Result<TfoStream, ConnectError> {
+    if let [address] = addresses {
+        return attempt(config, *address, dns, None).await;
+    }
+    let share = config.connect_timeout.map(|whole| whole / addresses.len().max(1) as u32);
+    let mut waiting = addresses.iter();
+    let mut running = FuturesUnordered::new();
+    let mut first_error = None;
+    loop {
+        if let Some(address) = waiting.next() {
+            running.push(attempt(config, *address, dns, share));
+        } else if running.is_empty() {
+            return Err(first_error.unwrap_or_else(unreachable_family));
+        }
+        let delay = config.happy_eyeballs_timeout.filter(|_| waiting.len() > 0);
+        tokio::select! {
+            biased; // a deferred connect is there at once: no timer for it
+            Some(result) = running.next() => match result {
+                Ok(stream) => return Ok(stream),
+                Err(error) => drop(first_error.get_or_insert(error)),
+            },
+            () = async { sleep(delay.unwrap_or_default()).await }, if delay.is_some() => {}
+        }
+    }
+}
+
+/// One address.
+async fn attempt(
+    config: &Arc<Config>,
+    address: SocketAddr,
+    dns: Option<Duration>,
+    share: Option<Duration>,
+) -> Result<TfoStream, ConnectError> {
+    let info = ConnInfo::new(address, dns);
+    let result = match begin(config, &address)? {
+        Begun::Deferred(socket) => return Ok(TfoStream::deferred(socket, config.clone(), info)),
+        Begun::Handshake(socket, reason) => {
+            let stream = register(socket).map_err(|error| socket_error(error, address))?;
+            let established = established(&stream, &info, reason);
+            match share {
+                None => established.await,
+                Some(share) => timeout(share, established)
+                    .await
+                    .unwrap_or_else(|_| Err(ConnectError::bare(ConnectErrorKind::TimedOut))),
+            }
+            .map(|()| stream)
+        }
+    };
+    let stream = result.map_err(|error| error.at(address))?;
+    Ok(TfoStream::open(stream, config.clone(), info))
+}
+
+/// What came of `connect`.
+enum Begun {
+    /// A cookie is cached, nothing was sent.
+    Deferred(Socket),
+    /// An ordinary handshake is under way, and why it is that.
+    Handshake(Socket, Reason),
+}
+
+fn begin(config: &Config, address: &SocketAddr) -> Result<Begun, ConnectError> {
+    let socket = config.open(address)?;
+    let reason = match config.syn_data {
+        SynData::Never => Reason::Off,
+        SynData::SafeMethods => match sockopt::set_fastopen_connect(&socket, true) {
+            Ok(()) => Reason::NoCookie,
+            // Whatever the kernel has against it, an ordinary connection can still be had.
+            Err(_) => Reason::Unsupported,
+        },
+    };
+    match tfo_core::connect(&socket, address) {
+        Ok(Connect::Deferred) if reason == Reason::NoCookie => Ok(Begun::Deferred(socket)),
+        Ok(_) => Ok(Begun::Handshake(socket, reason)),
+        Err(error) => Err(connect_error(error.into_io_error()).at(*address)),
+    }
+}
+
+/// Begins an ordinary handshake on a new socket, without any TCP Fast Open.
+pub(crate) fn begin_plain(config: &Config, address: &SocketAddr) -> Result<TcpStream, ConnectError> {
+    let socket = config.open(address)?;
+    tfo_core::connect(&socket, address).map_err(|error| connect_error(error.into_io_error()).at(*address))?;
+    register(socket).map_err(|error| socket_error(error, *address))
+}
+
+/// Gives a socket on which `connect` was called to the reactor. Before that call it would be
+/// reported as hung up, for good.
+pub(crate) fn register(socket: Socket) -> io::Result<TcpStream> {
+    TcpStream::from_std(socket.into())
+}
+
+async fn established(stream: &TcpStream, info: &ConnInfo, reason: Reason) -> Result<(), ConnectError> {
+    stream.writable().await.map_err(connect_error)?;
+    if let Some(error) = stream.take_error().map_err(connect_error)? {
+        return Err(connect_error(error));
+    }
+    let syn = match reason {
+        Reason::NoCookie => Syn::AskedForCookie(reason),
+        _ => Syn::Plain(reason),
+    };
+    evidence::note(stream, TcpInfo::read(stream).ok().as_ref(), info, syn);
+    Ok(())
+}
+
+fn connect_error(error: io::Error) -> ConnectError {
+    ConnectError::new(ConnectErrorKind::Connect, error)
+}
+
+fn socket_error(error: io::Error, address: SocketAddr) -> ConnectError {
+    ConnectError::new(ConnectErrorKind::Socket, error).at(address)
+}

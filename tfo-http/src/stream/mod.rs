@@ -1,0 +1,457 @@
+//! The stream: it keeps its first flight back until it can go with the SYN.
+
+pub(crate) mod evidence;
+mod table;
+mod wakers;
+
+use std::fmt;
+use std::future::Future;
+use std::io::{self, IoSlice};
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use hyper_util::client::legacy::connect::{Connected, Connection};
+use socket2::Socket;
+use tfo_core::{FirstFlight, TcpInfo, TcpState};
+use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
+use tokio::net::TcpStream;
+use tokio::time::{Sleep, sleep};
+
+use crate::connector::{Config, begin_plain, register};
+use crate::error::{ConnectError, ConnectErrorKind};
+use crate::info::{ConnInfo, Reason, SynOutcome};
+use evidence::Syn;
+use table::{Event, Phase};
+use wakers::{Side, Wakers};
+
+/// The most bytes that a first flight holds: then it is sent without a flush.
+const FIRST_FLIGHT_CAP: usize = 16 * 1024;
+
+/// How long a read may wait for the first write where no connect timeout was set.
+const FIRST_WRITE_PATIENCE: Duration = Duration::from_secs(30);
+
+/// A connection of a [`TfoConnector`](crate::TfoConnector).
+///
+/// If its connect was deferred, nothing has been sent yet: the bytes written up to the first flush
+/// (or a read after a write) are the *first flight*, which goes out in the SYN if a server may safely
+/// see it twice, and behind a handshake without data if not. From there on it is a TCP stream.
+///
+/// Errors of the handshake come from reads, writes and flushes, as an `io::Error` that holds a
+/// [`ConnectError`]. Reads and writes are cancel safe, as tokio's are: what was not taken is not
+/// lost. Reader and writer may be two tasks.
+pub struct TfoStream {
+    state: State,
+    config: Arc<Config>,
+    info: ConnInfo,
+    wakers: Wakers,
+    /// The deadline of the state: for the first write, or for the handshake.
+    timer: Option<Pin<Box<Sleep>>>,
+}
+
+/// Each state owns what exists in it, and nothing else. The ways between them: [`table::next`].
+enum State {
+    /// The connect was deferred; nothing was written, nothing was sent.
+    Idle(Socket),
+    /// A first flight is being written. `armed`: somebody has read, so it is not waiting for more.
+    Corked { socket: Socket, flight: Vec<u8>, armed: bool },
+    /// The SYN is out, with the first `sent` bytes of the flight.
+    SynSent { stream: TcpStream, flight: Vec<u8>, sent: usize, syn: Syn },
+    /// The handshake is over; `flight[sent..]` comes before all else.
+    Draining { stream: TcpStream, flight: Vec<u8>, sent: usize },
+    /// A TCP stream like any other.
+    Open(TcpStream),
+    /// Shut down before anything was sent, or failed.
+    Closed(Option<Failure>),
+}
+
+/// An error that can be told again.
+#[derive(Clone, Copy, Debug)]
+struct Failure {
+    kind: ConnectErrorKind,
+    os_error: Option<i32>,
+    io_kind: io::ErrorKind,
+}
+
+impl TfoStream {
+    pub(crate) fn deferred(socket: Socket, config: Arc<Config>, info: ConnInfo) -> Self {
+        Self::new(State::Idle(socket), config, info)
+    }
+
+    pub(crate) fn open(stream: TcpStream, config: Arc<Config>, info: ConnInfo) -> Self {
+        Self::new(State::Open(stream), config, info)
+    }
+
+    fn new(state: State, config: Arc<Config>, info: ConnInfo) -> Self {
+        Self { state, config, info, wakers: Wakers::default(), timer: None }
+    }
+
+    /// What this connection did and what it saved.
+    pub fn conn_info(&self) -> &ConnInfo {
+        &self.info
+    }
+
+    /// The server's address, also while the socket itself does not know it.
+    pub fn remote_addr(&self) -> SocketAddr {
+        self.info.remote_addr()
+    }
+
+    /// Moves the stream as far as it can be moved: to Open or Closed.
+    fn poll_open(&mut self, cx: &mut Context<'_>, side: Side) -> Poll<io::Result<()>> {
+        loop {
+            let moved = match &self.state {
+                State::Open(_) | State::Closed(None) => {
+                    self.wakers.done(side);
+                    return Poll::Ready(Ok(()));
+                }
+                State::Closed(Some(failure)) => {
+                    self.wakers.done(side);
+                    return Poll::Ready(Err(failure.error(self.info.remote_addr())));
+                }
+                State::Corked { .. } => {
+                    self.release(side);
+                    continue;
+                }
+                State::Idle(_) => self.poll_first_write(cx, side),
+                State::SynSent { .. } => self.poll_handshake(cx, side),
+                State::Draining { .. } => self.poll_drain(cx, side),
+            };
+            ready!(moved);
+        }
+    }
+
+    /// Ready when nothing was written in time.
+    fn poll_first_write(&mut self, cx: &Context<'_>, side: Side) -> Poll<()> {
+        self.wakers.wait(side, cx.waker());
+        let patience = self.config.connect_timeout.unwrap_or(FIRST_WRITE_PATIENCE);
+        ready!(self.poll_timer(patience));
+        self.fail(Phase::Idle, ConnectError::bare(ConnectErrorKind::NothingWritten), side);
+        Poll::Ready(())
+    }
+
+    /// Sends the SYN, with the first flight if that may be delivered twice.
+    fn release(&mut self, side: Side) {
+        self.timer = None;
+        let State::Corked { socket, flight, .. } = self.take() else { return };
+        match self.send_syn(socket, &flight) {
+            Ok((stream, sent, syn)) => {
+                self.info.update(|facts| {
+                    facts.first_flight_bytes = Some(flight.len());
+                    facts.syn_data_bytes = sent;
+                });
+                self.go(Phase::Corked, Event::Release, State::SynSent { stream, flight, sent, syn });
+            }
+            Err(error) => self.fail(Phase::Corked, error, side),
+        }
+    }
+
+    /// How many bytes went with the SYN, and what it was.
+    fn send_syn(&self, socket: Socket, flight: &[u8]) -> Result<(TcpStream, usize, Syn), ConnectError> {
+        let stop = FirstFlight::classify(flight).stop();
+        let sent = match stop {
+            None => tfo_core::send(&socket, &[IoSlice::new(flight)]),
+            Some(_) => tfo_core::send_empty_syn(&socket).map(|()| 0),
+        };
+        let (sent, syn) = match (sent, stop) {
+            (Ok(sent), None) => (sent, Syn::WithData { rest: sent < flight.len() }),
+            (Ok(sent), Some(stop)) => (sent, Syn::DataLess(stop)),
+            // The kernel has begun an ordinary handshake instead, and taken nothing.
+            (Err(error), _) if error.kind() == io::ErrorKind::WouldBlock => {
+                (0, Syn::AskedForCookie(Reason::CookieVanished))
+            }
+            // Switched off since the connect was deferred: the socket is good for nothing now.
+            (Err(error), _) if error.is_unsupported() => {
+                let stream = begin_plain(&self.config, &self.info.remote_addr())?;
+                return Ok((stream, 0, Syn::Plain(Reason::Unsupported)));
+            }
+            (Err(error), _) => {
+                return Err(ConnectError::new(ConnectErrorKind::Connect, error.into_io_error()));
+            }
+        };
+        match register(socket) {
+            Ok(stream) => Ok((stream, sent, syn)),
+            Err(error) => Err(ConnectError::new(ConnectErrorKind::Socket, error)),
+        }
+    }
+
+    /// Ready when the handshake is over, for better or worse.
+    fn poll_handshake(&mut self, cx: &Context<'_>, side: Side) -> Poll<()> {
+        self.wakers.wait(side, cx.waker());
+        if let Some(patience) = self.config.connect_timeout
+            && self.poll_timer(patience).is_ready()
+        {
+            self.fail(Phase::SynSent, ConnectError::bare(ConnectErrorKind::TimedOut), side);
+            return Poll::Ready(());
+        }
+        let waker = self.wakers.all();
+        let State::SynSent { stream, .. } = &mut self.state else { return Poll::Ready(()) };
+        let tcp_info = match ready!(poll_established(stream, &mut Context::from_waker(&waker))) {
+            Ok(tcp_info) => tcp_info,
+            Err(error) => {
+                self.fail(Phase::SynSent, ConnectError::new(ConnectErrorKind::Connect, error), side);
+                return Poll::Ready(());
+            }
+        };
+        self.timer = None;
+        let State::SynSent { stream, flight, sent, syn } = self.take() else { return Poll::Ready(()) };
+        evidence::note(&stream, tcp_info.as_ref(), &self.info, syn);
+        if sent < flight.len() {
+            let draining = State::Draining { stream, flight, sent };
+            self.go(Phase::SynSent, Event::EstablishedWithRest, draining);
+        } else {
+            self.go(Phase::SynSent, Event::Established, State::Open(stream));
+        }
+        self.wakers.wake_other(side);
+        Poll::Ready(())
+    }
+
+    /// Ready when the first flight is in the kernel, or will never be.
+    fn poll_drain(&mut self, cx: &Context<'_>, side: Side) -> Poll<()> {
+        self.wakers.wait(side, cx.waker());
+        let waker = self.wakers.all();
+        let State::Draining { stream, flight, sent } = &mut self.state else { return Poll::Ready(()) };
+        while *sent < flight.len() {
+            let written =
+                Pin::new(&mut *stream).poll_write(&mut Context::from_waker(&waker), &flight[*sent..]);
+            match ready!(written) {
+                Ok(count) => *sent += count,
+                Err(error) => {
+                    let error = ConnectError::new(ConnectErrorKind::Connect, error);
+                    self.fail(Phase::Draining, error, side);
+                    return Poll::Ready(());
+                }
+            }
+        }
+        let State::Draining { stream, .. } = self.take() else { return Poll::Ready(()) };
+        self.go(Phase::Draining, Event::Drained, State::Open(stream));
+        self.wakers.wake_other(side);
+        Poll::Ready(())
+    }
+
+    /// Waits for the timer of the state; begins it if it does not run.
+    fn poll_timer(&mut self, patience: Duration) -> Poll<()> {
+        let timer = self.timer.get_or_insert_with(|| Box::pin(sleep(patience)));
+        timer.as_mut().poll(&mut Context::from_waker(&self.wakers.all()))
+    }
+
+    fn fail(&mut self, from: Phase, error: ConnectError, side: Side) {
+        self.timer = None;
+        // What failed after the handshake says nothing about the SYN.
+        if from != Phase::Draining {
+            self.info.update(|facts| {
+                facts.outcome = SynOutcome::Failed;
+                facts.reason = Some(match error.io_kind() {
+                    io::ErrorKind::ConnectionRefused => Reason::Refused,
+                    io::ErrorKind::TimedOut => Reason::TimedOut,
+                    _ => Reason::Error,
+                });
+            });
+        }
+        self.go(from, Event::Fail, State::Closed(Some(Failure::of(&error))));
+        self.wakers.wake_other(side);
+    }
+
+    /// The state, to be taken apart: [`TfoStream::go`] follows.
+    fn take(&mut self) -> State {
+        std::mem::replace(&mut self.state, State::Closed(None))
+    }
+
+    fn go(&mut self, from: Phase, event: Event, to: State) {
+        debug_assert_eq!(table::next(from, event), Some(to.phase()), "{from:?} {event:?}");
+        self.state = to;
+    }
+
+    /// Whether every byte that was written is in the kernel.
+    fn is_flushed(&self) -> bool {
+        match &self.state {
+            State::Idle(_) | State::Open(_) | State::Closed(_) => true,
+            State::SynSent { flight, sent, .. } => *sent == flight.len(),
+            State::Corked { .. } | State::Draining { .. } => false,
+        }
+    }
+
+    /// Takes bytes into the first flight, up to its cap; 0 if it is full.
+    fn append(&mut self, slices: &[IoSlice<'_>]) -> usize {
+        if let State::Idle(_) = self.state {
+            let State::Idle(socket) = self.take() else { return 0 };
+            self.timer = None;
+            let corked = State::Corked { socket, flight: Vec::new(), armed: false };
+            self.go(Phase::Idle, Event::Write, corked);
+        }
+        let State::Corked { flight, armed, .. } = &mut self.state else { return 0 };
+        *armed = false;
+        let before = flight.len();
+        for slice in slices {
+            let room = FIRST_FLIGHT_CAP - flight.len();
+            flight.extend_from_slice(&slice[..slice.len().min(room)]);
+        }
+        flight.len() - before
+    }
+}
+
+/// Ready when the handshake is over: with what the kernel says of it, or why it failed.
+fn poll_established(stream: &TcpStream, cx: &mut Context<'_>) -> Poll<io::Result<Option<TcpInfo>>> {
+    loop {
+        let ready = ready!(stream.poll_write_ready(cx));
+        let tcp_info = TcpInfo::read(stream).ok();
+        match (ready, tcp_info.as_ref().and_then(TcpInfo::state)) {
+            // Writable, but not connected: wait for the next event.
+            (Ok(()), Some(TcpState::SynSent)) => {
+                let again = || Err::<(), _>(io::ErrorKind::WouldBlock.into());
+                let _ = stream.try_io(Interest::WRITABLE, again);
+            }
+            (Ok(()), state) if state != Some(TcpState::Close) => return Poll::Ready(Ok(tcp_info)),
+            (ready, _) => {
+                return Poll::Ready(Err(match stream.take_error() {
+                    Ok(Some(error)) | Err(error) => error,
+                    Ok(None) => ready.err().unwrap_or_else(|| io::ErrorKind::ConnectionReset.into()),
+                }));
+            }
+        }
+    }
+}
+
+impl AsyncRead for TfoStream {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        if let State::Corked { armed: armed @ false, .. } = &mut this.state {
+            // Who reads waits for an answer, so the request is complete; but the rest of it may be
+            // written in the same poll. Some never flush.
+            *armed = true;
+            this.wakers.wait(Side::Read, cx.waker());
+            cx.waker().wake_by_ref();
+            return Poll::Pending;
+        }
+        if !matches!(this.state, State::Open(_)) {
+            ready!(this.poll_open(cx, Side::Read))?;
+        }
+        match &mut this.state {
+            State::Open(stream) => Pin::new(stream).poll_read(cx, buffer),
+            _ => Poll::Ready(Ok(())),
+        }
+    }
+}
+
+impl AsyncWrite for TfoStream {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        self.poll_write_vectored(cx, &[IoSlice::new(bytes)])
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        slices: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let this = self.get_mut();
+        if let State::Open(stream) = &mut this.state {
+            return Pin::new(stream).poll_write_vectored(cx, slices);
+        }
+        if matches!(this.state, State::Idle(_) | State::Corked { .. }) {
+            let wanted = slices.iter().any(|slice| !slice.is_empty());
+            let taken = if wanted { this.append(slices) } else { 0 };
+            if taken > 0 || !wanted {
+                return Poll::Ready(Ok(taken));
+            }
+        }
+        ready!(this.poll_open(cx, Side::Write))?;
+        match &mut this.state {
+            State::Open(stream) => Pin::new(stream).poll_write_vectored(cx, slices),
+            _ => Poll::Ready(Err(io::ErrorKind::BrokenPipe.into())),
+        }
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        true
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        match &mut this.state {
+            State::Open(stream) => return Pin::new(stream).poll_flush(cx),
+            State::Idle(_) => return Poll::Ready(Ok(())),
+            _ => {}
+        }
+        match this.poll_open(cx, Side::Write) {
+            // The handshake has been asked to wake this task; nothing is left to wait for here.
+            Poll::Pending if this.is_flushed() => {
+                this.wakers.done(Side::Write);
+                Poll::Ready(Ok(()))
+            }
+            result => result,
+        }
+    }
+
+    /// Before the handshake is over it waits for it: a FIN on a connection that is not one yet would
+    /// end it, and lose the request.
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        if let State::Idle(_) = this.state {
+            this.timer = None;
+            this.go(Phase::Idle, Event::Shutdown, State::Closed(None));
+            this.wakers.wake_other(Side::Write);
+        }
+        // What has failed is shut.
+        let _ = ready!(this.poll_open(cx, Side::Write));
+        match &mut this.state {
+            State::Open(stream) => Pin::new(stream).poll_shutdown(cx),
+            _ => Poll::Ready(Ok(())),
+        }
+    }
+}
+
+/// hyper takes it along: [`ConnInfo`], and `HttpInfo` where the handshake was an ordinary one (it
+/// needs addresses that a deferred connection does not have yet).
+impl Connection for TfoStream {
+    fn connected(&self) -> Connected {
+        match &self.state {
+            State::Open(stream) => stream.connected(),
+            _ => Connected::new(),
+        }
+        .extra(self.info.clone())
+    }
+}
+
+impl State {
+    fn phase(&self) -> Phase {
+        match self {
+            Self::Idle(_) => Phase::Idle,
+            Self::Corked { .. } => Phase::Corked,
+            Self::SynSent { .. } => Phase::SynSent,
+            Self::Draining { .. } => Phase::Draining,
+            Self::Open(_) => Phase::Open,
+            Self::Closed(_) => Phase::Closed,
+        }
+    }
+}
+
+impl Failure {
+    fn of(error: &ConnectError) -> Self {
+        Self { kind: error.kind(), os_error: error.raw_os_error(), io_kind: error.io_kind() }
+    }
+
+    fn error(self, address: SocketAddr) -> io::Error {
+        let error = match (self.kind, self.os_error) {
+            (kind @ (ConnectErrorKind::TimedOut | ConnectErrorKind::NothingWritten), _) => {
+                ConnectError::bare(kind)
+            }
+            (kind, Some(code)) => ConnectError::new(kind, io::Error::from_raw_os_error(code)),
+            (kind, None) => ConnectError::new(kind, io::Error::from(self.io_kind)),
+        };
+        error.at(address).into()
+    }
+}
+
+impl fmt::Debug for TfoStream {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("TfoStream")
+            .field("state", &self.state.phase())
+            .field("info", &self.info)
+            .finish_non_exhaustive()
+    }
+}
