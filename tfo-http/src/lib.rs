@@ -2,12 +2,14 @@
 
 #![forbid(unsafe_code)]
 
+mod config;
 mod connector;
 mod error;
 mod info;
 mod stream;
 
-pub use connector::{Resolve, SynData, TfoConnecting, TfoConnector};
+pub use config::SynData;
+pub use connector::{Resolve, TfoConnecting, TfoConnector};
 pub use error::{ConnectError, ConnectErrorKind, connect_error, is_connect_error};
 pub use info::{ConnInfo, Reason, SynOutcome};
 pub use stream::TfoStream;

@@ -14,7 +14,7 @@ use tfo_core::{Connect, sockopt};
 use tokio::net::TcpStream;
 use tokio::time::{sleep, timeout};
 
-use super::config::{Config, SynData};
+use crate::config::{Config, SynData, register};
 use crate::error::{ConnectError, ConnectErrorKind};
 use crate::info::{ConnInfo, Reason};
 use crate::stream::evidence::{self, Syn};
@@ -83,7 +83,7 @@ async fn attempt(
     let result = match begin(config, &address)? {
         Begun::Deferred(socket) => return Ok(TfoStream::deferred(socket, config.clone(), info)),
         Begun::Handshake(socket, reason) => {
-            let stream = register(socket).map_err(|error| socket_error(error, address))?;
+            let stream = register(socket).map_err(|error| error.at(address))?;
             let established = established(&stream, &info, reason);
             match share {
                 None => established.await,
@@ -123,19 +123,6 @@ fn begin(config: &Config, address: &SocketAddr) -> Result<Begun, ConnectError> {
     }
 }
 
-/// Begins an ordinary handshake on a new socket, without any TCP Fast Open.
-pub(crate) fn begin_plain(config: &Config, address: &SocketAddr) -> Result<TcpStream, ConnectError> {
-    let socket = config.open(address)?;
-    tfo_core::connect(&socket, address).map_err(|error| connect_error(error.into_io_error()).at(*address))?;
-    register(socket).map_err(|error| socket_error(error, *address))
-}
-
-/// Gives a socket on which `connect` was called to the reactor. Before that call it would be
-/// reported as hung up, for good.
-pub(crate) fn register(socket: Socket) -> io::Result<TcpStream> {
-    TcpStream::from_std(socket.into())
-}
-
 async fn established(stream: &TcpStream, info: &ConnInfo, reason: Reason) -> Result<(), ConnectError> {
     let tcp_info = poll_fn(|cx| poll_established(stream, cx)).await.map_err(connect_error)?;
     let syn = match reason {
@@ -148,8 +135,4 @@ async fn established(stream: &TcpStream, info: &ConnInfo, reason: Reason) -> Res
 
 fn connect_error(error: io::Error) -> ConnectError {
     ConnectError::new(ConnectErrorKind::Connect, error)
-}
-
-fn socket_error(error: io::Error, address: SocketAddr) -> ConnectError {
-    ConnectError::new(ConnectErrorKind::Socket, error).at(address)
 }

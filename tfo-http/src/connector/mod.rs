@@ -1,9 +1,4 @@
-mod config;
 mod dial;
-
-pub(crate) use config::Config;
-pub use config::SynData;
-pub(crate) use dial::{begin_plain, register};
 
 use std::fmt;
 use std::future::Future;
@@ -19,6 +14,7 @@ use hyper_util::client::legacy::connect::dns::{GaiResolver, Name};
 use hyper_util::rt::TokioIo;
 use tower_service::Service;
 
+use crate::config::{Config, SynData};
 use crate::error::{BoxError, ConnectError, ConnectErrorKind};
 use crate::stream::TfoStream;
 

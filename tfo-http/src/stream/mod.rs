@@ -21,7 +21,7 @@ use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::time::{Sleep, sleep};
 
-use crate::connector::{Config, begin_plain, register};
+use crate::config::{Config, begin_plain, register};
 use crate::error::{ConnectError, ConnectErrorKind};
 use crate::info::{ConnInfo, Reason, SynOutcome};
 use evidence::Syn;
@@ -176,10 +176,7 @@ impl TfoStream {
                 return Err(ConnectError::new(ConnectErrorKind::Connect, error.into_io_error()));
             }
         };
-        match register(socket) {
-            Ok(stream) => Ok((stream, sent, syn)),
-            Err(error) => Err(ConnectError::new(ConnectErrorKind::Socket, error)),
-        }
+        Ok((register(socket)?, sent, syn))
     }
 
     /// Ready when the handshake is over, for better or worse.

@@ -1,8 +1,11 @@
+//! What a connector was told, and sockets made by it.
+
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
 
 use socket2::{Domain, Protocol, Socket, TcpKeepalive, Type};
+use tokio::net::TcpStream;
 
 use crate::error::{ConnectError, ConnectErrorKind};
 
@@ -142,6 +145,20 @@ impl Keepalive {
         }
         Some(keepalive)
     }
+}
+
+/// Begins an ordinary handshake on a new socket, without any TCP Fast Open.
+pub(crate) fn begin_plain(config: &Config, address: &SocketAddr) -> Result<TcpStream, ConnectError> {
+    let socket = config.open(address)?;
+    let begun = tfo_core::connect(&socket, address).map_err(tfo_core::Error::into_io_error);
+    begun.map_err(|error| ConnectError::new(ConnectErrorKind::Connect, error).at(*address))?;
+    register(socket).map_err(|error| error.at(*address))
+}
+
+/// Gives a socket on which `connect` was called to the reactor. Before that call it would be
+/// reported as hung up, for good.
+pub(crate) fn register(socket: Socket) -> Result<TcpStream, ConnectError> {
+    TcpStream::from_std(socket.into()).map_err(|error| ConnectError::new(ConnectErrorKind::Socket, error))
 }
 
 /// One system call where the system can make a socket that does not block in one.
