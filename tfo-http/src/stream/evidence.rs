@@ -28,12 +28,17 @@ pub(crate) fn note(tcp_info: Option<&TcpInfo>, info: &ConnInfo, syn: Syn) {
 
 fn judge(facts: &mut Facts, tcp_info: Option<&TcpInfo>, syn: Syn) {
     facts.handshake_rtt = tcp_info.and_then(TcpInfo::rtt);
-    let retransmitted = tcp_info.and_then(TcpInfo::client_fail) == Some(ClientFail::SynRetransmitted);
+    let client_fail = tcp_info.and_then(TcpInfo::client_fail);
+    let retransmitted = client_fail == Some(ClientFail::SynRetransmitted);
     let acked = tcp_info.and_then(TcpInfo::syn_data) == Some(true);
     let (outcome, reason) = match syn {
         Syn::Plain(reason) => (SynOutcome::Plain, Some(reason)),
         _ if retransmitted => (SynOutcome::SynRetransmitted, Some(Reason::Retransmitted)),
         Syn::AskedForCookie(reason) => (SynOutcome::CookieRequested, Some(reason)),
+        // Sending nothing says nothing of the cookie.
+        Syn::DataLess(_) if client_fail == Some(ClientFail::CookieUnavailable) => {
+            (SynOutcome::CookieRequested, Some(Reason::CookieVanished))
+        }
         Syn::DataLess(stop) => (SynOutcome::DataLess, Some(Reason::NotReplaySafe(stop))),
         Syn::WithData { rest } if acked => (SynOutcome::SynDataAcked, rest.then_some(Reason::TooLarge)),
         Syn::WithData { .. } => (SynOutcome::SynDataNotAcked, Some(Reason::NotAcked)),
@@ -66,6 +71,7 @@ mod tests {
     fn the_kernel_has_the_last_word() {
         use SynOutcome as O;
         let data = |rest| Syn::WithData { rest };
+        let stop = Stop::UnsafeMethod;
         let asked = Syn::AskedForCookie(Reason::NoCookie);
         for (options, fail, syn, expected) in [
             (0x27, 0, data(false), (O::SynDataAcked, None)),
@@ -75,6 +81,8 @@ mod tests {
             (0x07, 3, data(false), (O::SynRetransmitted, Some(Reason::Retransmitted))),
             (0x07, 1, asked, (O::CookieRequested, Some(Reason::NoCookie))),
             (0x07, 3, asked, (O::SynRetransmitted, Some(Reason::Retransmitted))),
+            (0x07, 0, Syn::DataLess(stop), (O::DataLess, Some(Reason::NotReplaySafe(stop)))),
+            (0x07, 1, Syn::DataLess(stop), (O::CookieRequested, Some(Reason::CookieVanished))),
             (0x07, 0, Syn::Plain(Reason::Off), (O::Plain, Some(Reason::Off))),
         ] {
             assert_eq!(outcome(Some(tcp_info(options, fail)), syn), expected, "{options:#x} {fail} {syn:?}");

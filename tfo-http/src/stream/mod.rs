@@ -182,24 +182,28 @@ impl TfoStream {
     /// Ready when the handshake is over, for better or worse.
     fn poll_handshake(&mut self, cx: &Context<'_>, side: Side) -> Poll<()> {
         self.wakers.wait(side, cx.waker());
-        if let Some(patience) = self.config.connect_timeout
-            && self.poll_timer(patience).is_ready()
-        {
-            self.fail(Phase::SynSent, ConnectError::bare(ConnectErrorKind::TimedOut), side);
-            return Poll::Ready(());
-        }
+        // The timer is asked first, the socket has the last word: nobody may have polled since the
+        // handshake was over.
+        let patience = self.config.connect_timeout;
+        let overdue = patience.is_some_and(|patience| self.poll_timer(patience).is_ready());
         let waker = self.wakers.all();
         let State::SynSent { stream, .. } = &mut self.state else { return Poll::Ready(()) };
-        let tcp_info = match ready!(poll_established(stream, &mut Context::from_waker(&waker))) {
-            Ok(tcp_info) => tcp_info,
-            Err(error) => {
-                self.fail(Phase::SynSent, ConnectError::new(ConnectErrorKind::Connect, error), side);
-                return Poll::Ready(());
+        let error = match poll_established(stream, &mut Context::from_waker(&waker)) {
+            Poll::Ready(Ok(tcp_info)) => return self.established(tcp_info.as_ref(), side),
+            Poll::Ready(Err(error)) => ConnectError::new(ConnectErrorKind::Connect, error),
+            Poll::Pending if overdue && is_shaking_hands(stream) => {
+                ConnectError::bare(ConnectErrorKind::TimedOut)
             }
+            Poll::Pending => return Poll::Pending,
         };
+        self.fail(Phase::SynSent, error, side);
+        Poll::Ready(())
+    }
+
+    fn established(&mut self, tcp_info: Option<&TcpInfo>, side: Side) -> Poll<()> {
         self.timer = None;
         let State::SynSent { stream, flight, sent, syn } = self.take() else { return Poll::Ready(()) };
-        evidence::note(tcp_info.as_ref(), &self.info, syn);
+        evidence::note(tcp_info, &self.info, syn);
         self.info.set_local_addr(stream.local_addr().ok());
         if sent < flight.len() {
             let draining = State::Draining { stream, flight, sent };
@@ -320,6 +324,10 @@ pub(crate) fn poll_established(
     }
 }
 
+fn is_shaking_hands(stream: &TcpStream) -> bool {
+    TcpInfo::read(stream).is_ok_and(|tcp_info| tcp_info.state() == Some(TcpState::SynSent))
+}
+
 impl AsyncRead for TfoStream {
     fn poll_read(
         self: Pin<&mut Self>,
@@ -362,6 +370,11 @@ impl AsyncWrite for TfoStream {
         if matches!(this.state, State::Idle(_) | State::Corked { .. }) {
             let wanted = slices.iter().any(|slice| !slice.is_empty());
             let taken = if wanted { this.append(slices) } else { 0 };
+            if taken > 0 {
+                // A reader has waited for nothing so far. Now it waits for an answer, which releases
+                // the flight where nobody flushes.
+                this.wakers.wake_other(Side::Write);
+            }
             if taken > 0 || !wanted {
                 return Poll::Ready(Ok(taken));
             }
@@ -395,7 +408,8 @@ impl AsyncWrite for TfoStream {
     }
 
     /// Before the handshake is over it waits for it: a FIN on a connection that is not one yet would
-    /// end it, and lose the request.
+    /// end it, and lose the request. An error is that of the handshake: who writes, shuts down and
+    /// never reads hears of it here.
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
         if let State::Idle(_) = this.state {
@@ -404,7 +418,10 @@ impl AsyncWrite for TfoStream {
             this.wakers.wake_other(Side::Write);
         }
         // What has failed is shut.
-        let _ = ready!(this.poll_open(cx, Side::Write));
+        if let State::Closed(_) = this.state {
+            return Poll::Ready(Ok(()));
+        }
+        ready!(this.poll_open(cx, Side::Write))?;
         match &mut this.state {
             State::Open(stream) => Pin::new(stream).poll_shutdown(cx),
             _ => Poll::Ready(Ok(())),

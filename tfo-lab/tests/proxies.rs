@@ -1,0 +1,1 @@
+tfo_lab::lab_tests! {}
