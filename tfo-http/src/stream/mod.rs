@@ -1,5 +1,6 @@
 //! The stream: it keeps its first flight back until it can go with the SYN.
 
+mod delivery;
 pub(crate) mod evidence;
 mod table;
 mod wakers;
