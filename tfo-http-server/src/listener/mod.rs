@@ -1,0 +1,246 @@
+//! Listening and accepting.
+
+mod builder;
+mod effect;
+mod error;
+
+use std::fmt;
+use std::io;
+use std::net::SocketAddr;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use tfo_core::{Ability, Problem, Support, TcpInfo, sockopt};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::time::{Instant, sleep};
+
+use crate::outcome::{AcceptOutcome, Disproven, PlainReason};
+use crate::shared::{Proof, Shared, State};
+use crate::stream::AcceptedStream;
+use crate::stream::gate::{Birth, Standing};
+
+pub use builder::ListenerBuilder;
+pub use effect::Effect;
+pub use error::{BindError, BindStep};
+
+/// The first and the longest pause of [`TfoListener::accept_next`] after an error.
+const PAUSES: (Duration, Duration) = (Duration::from_millis(10), Duration::from_secs(1));
+
+/// A listener that takes data in the SYN (RFC 7413), and hands out streams with a replay gate.
+///
+/// Where TCP Fast Open is not to be had it is an ordinary listener: [`effect`](Self::effect) says so,
+/// and why.
+pub struct TfoListener {
+    listener: TcpListener,
+    address: SocketAddr,
+    support: Support,
+    rules: Rules,
+}
+
+/// What holds for every connection of a listener.
+#[derive(Clone, Copy, Debug)]
+struct Rules {
+    /// TCP Fast Open was asked for.
+    fastopen: bool,
+    gate: bool,
+    gate_deadline: Duration,
+    /// The kernel tells what a gate has to know.
+    tells: bool,
+    /// Why an ordinary connection is one.
+    plain: PlainReason,
+}
+
+impl TfoListener {
+    /// Listens on `address` with all defaults: `TfoListener::builder().bind(address)`.
+    ///
+    /// # Errors
+    ///
+    /// [`BindError`]: which step failed, and what to do.
+    ///
+    /// # Panics
+    ///
+    /// Outside a tokio runtime with IO and time.
+    pub fn bind(address: SocketAddr) -> Result<Self, BindError> {
+        Self::builder().bind(address)
+    }
+
+    /// The questions that a listener answers before it listens.
+    pub fn builder() -> ListenerBuilder {
+        ListenerBuilder::new()
+    }
+
+    fn new(listener: TcpListener, address: SocketAddr, support: Support, builder: &ListenerBuilder) -> Self {
+        let plain = match support.server {
+            Ability::Unsupported => PlainReason::Unsupported,
+            _ if !builder.fastopen => PlainReason::Off,
+            Ability::Off => PlainReason::Off,
+            _ => PlainReason::NotUsed,
+        };
+        let rules = Rules {
+            fastopen: builder.fastopen,
+            gate: builder.gate,
+            gate_deadline: builder.gate_deadline,
+            tells: tells(&support),
+            plain,
+        };
+        Self { listener, address, support, rules }
+    }
+
+    /// The address that it listens on, with the port that the system chose if it was asked for 0.
+    pub fn local_addr(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// What this host and network namespace can do, as it was when the listener was bound.
+    pub fn support(&self) -> &Support {
+        &self.support
+    }
+
+    /// Whether data in the SYN will really be taken by this listener, and if not, why, and the
+    /// command that mends it. To be printed when a program starts. A system call.
+    ///
+    /// No error would tell: the kernel lets a listener ask for TCP Fast Open although its network
+    /// namespace has it switched off, as every new container has.
+    pub fn effect(&self) -> Effect {
+        Effect::of(self)
+    }
+
+    /// Waits for the next connection. `TCP_INFO` is read once of each.
+    ///
+    /// # Errors
+    ///
+    /// The kernel's, of `accept(2)`. None of them ends the listener: no descriptor left (`EMFILE`,
+    /// `ENFILE`: wait a little), or a connection that was over before it was accepted. See
+    /// [`accept_next`](Self::accept_next).
+    ///
+    /// # Cancel safety
+    ///
+    /// Cancel safe: no connection is lost.
+    pub async fn accept(&self) -> io::Result<(AcceptedStream, SocketAddr)> {
+        let (socket, remote) = self.listener.accept().await?;
+        Ok((self.admit(socket, remote), remote))
+    }
+
+    /// As [`accept`](Self::accept), for those who poll. The last caller's waker is kept.
+    ///
+    /// # Errors
+    ///
+    /// As [`accept`](Self::accept).
+    pub fn poll_accept(&self, cx: &mut Context<'_>) -> Poll<io::Result<(AcceptedStream, SocketAddr)>> {
+        self.listener.poll_accept(cx).map_ok(|(socket, remote)| (self.admit(socket, remote), remote))
+    }
+
+    /// Waits for the next connection, whatever happens: for a loop without an end.
+    ///
+    /// Errors of single connections are passed over. When there are no descriptors or no memory
+    /// left it pauses, 10 ms and twice as long each time, at most a second; connections queue
+    /// meanwhile.
+    ///
+    /// # Cancel safety
+    ///
+    /// Cancel safe: no connection is lost.
+    pub async fn accept_next(&self) -> (AcceptedStream, SocketAddr) {
+        let (mut pause, longest) = PAUSES;
+        loop {
+            match self.accept().await {
+                Ok(accepted) => return accepted,
+                Err(error) if is_about_one_connection(&error) => {}
+                Err(_) => {
+                    sleep(pause).await;
+                    pause = longest.min(pause * 2);
+                }
+            }
+        }
+    }
+
+    /// The listener for a framework that takes nothing else, with TCP Fast Open switched off:
+    /// behind it there is no gate.
+    ///
+    /// Connections that were accepted by the kernel before, and wait in its queue, may still have
+    /// come with data in the SYN: convert it before clients know of it.
+    ///
+    /// # Errors
+    ///
+    /// The kernel's.
+    pub fn into_std(self) -> io::Result<std::net::TcpListener> {
+        if self.rules.tells {
+            sockopt::set_fastopen(&self.listener, 0)?;
+        }
+        self.listener.into_std()
+    }
+
+    /// The listener for a framework that takes nothing else, with TCP Fast Open left on, nonblocking.
+    ///
+    /// # Danger
+    ///
+    /// Without a gate the framework acts on data that may be a replay: a recorded POST is executed
+    /// as often as someone sends its SYN again. Only for services where every request, whatever its
+    /// method, may be executed any number of times (RFC 7413 section 2.1).
+    ///
+    /// # Errors
+    ///
+    /// The kernel's.
+    pub fn danger_into_std_ungated(self) -> io::Result<std::net::TcpListener> {
+        self.listener.into_std()
+    }
+
+    fn admit(&self, socket: TcpStream, remote: SocketAddr) -> AcceptedStream {
+        let mut rtt = None;
+        let birth = if !self.rules.tells {
+            Birth { standing: Standing::Proven, outcome: AcceptOutcome::Plain(self.rules.plain) }
+        } else if let Ok(info) = TcpInfo::read(&socket) {
+            rtt = info.rtt();
+            Birth::of(&info, self.rules.plain)
+        } else {
+            Birth { standing: Standing::Unproven, outcome: AcceptOutcome::Unknown }
+        };
+        let proof = match birth.standing {
+            Standing::Proven => Proof::Proven,
+            Standing::Unproven => Proof::Pending,
+            Standing::Disproven => Proof::Disproven(Disproven::Reset),
+        };
+        let deadline = (proof == Proof::Pending).then(|| from_now(self.rules.gate_deadline));
+        let state = State::new(socket, proof, rtt);
+        let shared = Shared::new((remote, self.address), birth.outcome, deadline, state);
+        AcceptedStream::new(shared, birth.standing, self.rules.gate)
+    }
+}
+
+impl fmt::Debug for TfoListener {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("TfoListener")
+            .field("address", &self.address)
+            .field("rules", &self.rules)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Whether this kernel tells what a gate has to know. Where it does not, TCP Fast Open stays off.
+fn tells(support: &Support) -> bool {
+    !support.problems().iter().any(|problem| {
+        matches!(problem, Problem::NotLinux | Problem::OptionRefused { option: "TCP_INFO", .. })
+    })
+}
+
+/// A deadline; a century hence where the clock does not reach further.
+fn from_now(duration: Duration) -> Instant {
+    const CENTURY: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
+    let now = Instant::now();
+    now.checked_add(duration).unwrap_or_else(|| now + CENTURY)
+}
+
+/// Whether an error of `accept(2)` is one connection's, so that the next may be accepted at once.
+/// "Linux accept() passes already-pending network errors on the new socket as an error code."
+fn is_about_one_connection(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::ConnectionAborted
+            | io::ErrorKind::ConnectionRefused
+            | io::ErrorKind::ConnectionReset
+            | io::ErrorKind::HostUnreachable
+            | io::ErrorKind::NetworkUnreachable
+            | io::ErrorKind::NetworkDown
+            | io::ErrorKind::Interrupted
+            | io::ErrorKind::TimedOut
+    )
+}

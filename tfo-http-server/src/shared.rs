@@ -1,0 +1,267 @@
+//! What an accepted stream and the handles on it have in common.
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll, Wake, Waker, ready};
+use std::time::Duration;
+
+use socket2::SockRef;
+use tfo_core::TcpInfo;
+use tokio::io::Interest;
+use tokio::net::TcpStream;
+use tokio::time::Instant;
+
+use crate::outcome::{AcceptOutcome, Disproven};
+use crate::stream::gate::Standing;
+
+/// One connection. The socket is in here, behind a lock that is free but for the moment of a call,
+/// so that a handle can ask the kernel, and closing the stream closes the connection whoever still
+/// holds a handle.
+#[derive(Debug)]
+pub(crate) struct Shared {
+    pub(crate) remote: SocketAddr,
+    /// The listener's address: the connection's too, unless it is a wildcard.
+    pub(crate) listener: SocketAddr,
+    pub(crate) outcome: AcceptOutcome,
+    /// Until when the connection must be proven; `None` if it was born proven.
+    pub(crate) deadline: Option<Instant>,
+    state: Mutex<State>,
+    waiters: Mutex<Waiters>,
+}
+
+#[derive(Debug)]
+pub(crate) struct State {
+    /// `None` when the stream is closed.
+    pub(crate) socket: Option<TcpStream>,
+    pub(crate) proof: Proof,
+    /// What the gate made of the SYN's data.
+    pub(crate) flight: Option<Flight>,
+    pub(crate) rtt: Option<Duration>,
+    /// A second descriptor, registered apart, for those who wait for the proof: an ACK is no event
+    /// for a reader whose data is drained, and clearing the stream's write readiness instead would
+    /// make its writes wait for the ACK.
+    watch: Option<TcpStream>,
+}
+
+/// Unread bytes of an unproven connection, and how many of them were released.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Flight {
+    pub(crate) released: usize,
+    pub(crate) gated: bool,
+}
+
+/// Latched: a proof is never taken back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Proof {
+    Pending,
+    Proven,
+    Disproven(Disproven),
+}
+
+impl Proof {
+    pub(crate) fn result(self) -> Option<Result<(), Disproven>> {
+        match self {
+            Self::Pending => None,
+            Self::Proven => Some(Ok(())),
+            Self::Disproven(why) => Some(Err(why)),
+        }
+    }
+}
+
+impl State {
+    pub(crate) fn new(socket: TcpStream, proof: Proof, rtt: Option<Duration>) -> Self {
+        Self { socket: Some(socket), proof, flight: None, rtt, watch: None }
+    }
+
+    /// Takes note of a look, and tells whether it settled the matter.
+    pub(crate) fn note(&mut self, standing: Standing) -> bool {
+        let proof = match standing {
+            Standing::Proven => Proof::Proven,
+            Standing::Disproven => Proof::Disproven(Disproven::Reset),
+            Standing::Unproven => return false,
+        };
+        self.settle(proof)
+    }
+
+    pub(crate) fn settle(&mut self, proof: Proof) -> bool {
+        let first = self.proof == Proof::Pending;
+        if first {
+            self.proof = proof;
+            self.watch = None;
+        }
+        first
+    }
+}
+
+impl Shared {
+    pub(crate) fn new(
+        (remote, listener): (SocketAddr, SocketAddr),
+        outcome: AcceptOutcome,
+        deadline: Option<Instant>,
+        state: State,
+    ) -> Self {
+        let (state, waiters) = (Mutex::new(state), Mutex::default());
+        Self { remote, listener, outcome, deadline, state, waiters }
+    }
+
+    /// Whatever panicked while it held the lock has left a state that is valid.
+    pub(crate) fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Wakes all who wait for the proof. Not to be called with the state locked.
+    pub(crate) fn wake_waiters(&self) {
+        let wakers = std::mem::take(&mut self.waiters().list);
+        wakers.into_iter().for_each(|(_, waker)| waker.wake());
+    }
+
+    /// Takes the socket from all handles and returns it, still open. With `last_look`, for handles that
+    /// are still there, whether it was proven until now is found out first.
+    pub(crate) fn close(&self, last_look: bool) -> Option<TcpStream> {
+        let mut state = self.state();
+        let socket = state.socket.take();
+        if last_look
+            && state.proof == Proof::Pending
+            && let Some(Ok(standing)) = socket.as_ref().map(look)
+        {
+            state.note(standing);
+        }
+        state.settle(Proof::Disproven(Disproven::Closed));
+        drop(state);
+        self.wake_waiters();
+        socket
+    }
+
+    /// Whether it is proven: as latched, or as the kernel says now.
+    pub(crate) fn look_now(&self) -> Proof {
+        let mut state = self.state();
+        let mut settled = false;
+        if state.proof == Proof::Pending
+            && let Some(Ok(standing)) = state.socket.as_ref().map(look)
+        {
+            settled = state.note(standing);
+        }
+        let proof = state.proof;
+        drop(state);
+        if settled {
+            self.wake_waiters();
+        }
+        proof
+    }
+
+    /// A place among those who wait; leaving it gives it up.
+    pub(crate) fn wait(self: &Arc<Self>) -> Waiting<'_> {
+        let mut waiters = self.waiters();
+        waiters.last += 1;
+        Waiting { shared: self, id: waiters.last }
+    }
+
+    fn waiters(&self) -> MutexGuard<'_, Waiters> {
+        self.waiters.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// An event at the second descriptor: everyone looks again.
+impl Wake for Shared {
+    fn wake(self: Arc<Self>) {
+        self.wake_waiters();
+    }
+}
+
+#[derive(Debug, Default)]
+struct Waiters {
+    last: u64,
+    list: Vec<(u64, Waker)>,
+}
+
+/// One who waits for the proof.
+#[derive(Debug)]
+pub(crate) struct Waiting<'a> {
+    shared: &'a Arc<Shared>,
+    id: u64,
+}
+
+impl Waiting<'_> {
+    /// Ready when the matter is settled. May miss the moment if there is no descriptor left for a
+    /// second registration, or the send buffer is full: look again now and then.
+    pub(crate) fn poll(&self, cx: &Context<'_>) -> Poll<Result<(), Disproven>> {
+        let mut state = self.shared.state();
+        if let Some(result) = state.proof.result() {
+            return Poll::Ready(result);
+        }
+        self.enter(cx.waker());
+        let State { socket, watch, .. } = &mut *state;
+        if watch.is_none() {
+            *watch = socket.as_ref().and_then(|socket| duplicate(socket).ok());
+        }
+        let waker = Waker::from(Arc::clone(self.shared));
+        let mut cx = Context::from_waker(&waker);
+        let settled = watch.as_ref().is_some_and(|watch| {
+            [Interest::READABLE, Interest::WRITABLE]
+                .into_iter()
+                .any(|interest| matches!(poll_look(watch, interest, &mut cx), Poll::Ready(Ok(_))))
+        });
+        drop(state);
+        if !settled {
+            return Poll::Pending;
+        }
+        self.shared.look_now().result().map_or(Poll::Pending, Poll::Ready)
+    }
+
+    fn enter(&self, waker: &Waker) {
+        let mut waiters = self.shared.waiters();
+        match waiters.list.iter_mut().find(|(id, _)| *id == self.id) {
+            Some((_, known)) => known.clone_from(waker),
+            None => waiters.list.push((self.id, waker.clone())),
+        }
+    }
+}
+
+/// The last one to leave takes the second descriptor away.
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        let mut waiters = self.shared.waiters();
+        waiters.list.retain(|(id, _)| *id != self.id);
+        let last = waiters.list.is_empty();
+        drop(waiters);
+        if last {
+            self.shared.state().watch = None;
+        }
+    }
+}
+
+/// Asks the kernel where the connection stands. One system call.
+pub(crate) fn look(socket: &TcpStream) -> io::Result<Standing> {
+    Ok(Standing::of(TcpInfo::read(socket)?.state()))
+}
+
+/// Looks whenever the socket has an event in this direction, until it is proven or disproven.
+///
+/// "Would block" from a look clears the readiness that was seen *before* the look, so an ACK
+/// between the two is an event that is still to come.
+pub(crate) fn poll_look(
+    socket: &TcpStream,
+    interest: Interest,
+    cx: &mut Context<'_>,
+) -> Poll<io::Result<Standing>> {
+    loop {
+        if interest.is_readable() {
+            ready!(socket.poll_read_ready(cx))?;
+        } else {
+            ready!(socket.poll_write_ready(cx))?;
+        }
+        let looked = socket.try_io(interest, || match look(socket)? {
+            Standing::Unproven => Err(io::ErrorKind::WouldBlock.into()),
+            settled => Ok(settled),
+        });
+        match looked {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+            looked => return Poll::Ready(looked),
+        }
+    }
+}
+
+fn duplicate(socket: &TcpStream) -> io::Result<TcpStream> {
+    TcpStream::from_std(SockRef::from(socket).try_clone()?.into())
+}

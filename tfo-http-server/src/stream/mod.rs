@@ -1,0 +1,338 @@
+//! The accepted stream: the shell around the gate's decisions.
+
+pub(crate) mod gate;
+
+use std::fmt;
+use std::future::Future;
+use std::io::{self, IoSlice, Read};
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+
+use socket2::SockRef;
+use tfo_core::peek;
+use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
+use tokio::net::TcpStream;
+use tokio::time::{Instant, Sleep, sleep_until};
+
+use crate::info::AcceptInfo;
+use crate::outcome::Disproven;
+use crate::shared::{Flight, Proof, Shared, State, look, poll_look};
+use gate::{Judgement, Standing};
+
+/// Room for the SYN's data on a path with an MTU of 1500, and for one byte more.
+const USUAL_FLIGHT: usize = 2048;
+/// No IP packet is larger, and the SYN's data is one packet.
+const LARGEST_FLIGHT: usize = 65_536;
+
+/// An accepted connection whose reads go through the replay gate.
+///
+/// Of data that came in the SYN, reads get the replay-safe front at once, and the rest only when
+/// the handshake is complete. If it never is, the rest is thrown away: reads fail with
+/// `ConnectionReset` when the connection was reset, and with `TimedOut` at the gate's deadline, when
+/// the connection is aborted with a RST. The [`Disproven`] is inside the error. Writes are
+/// free all the while. To all other connections this is a plain stream.
+///
+/// For hyper: `hyper_util::rt::TokioIo::new(stream)`.
+///
+/// # Panics
+///
+/// Reads, if something is to be withheld and they are polled outside a tokio runtime with time.
+pub struct AcceptedStream {
+    shared: Arc<Shared>,
+    mode: Mode,
+}
+
+/// Where the gate stands. Each variant owns what only that state needs.
+enum Mode {
+    /// Not proven when it was accepted; the unread bytes have not been looked at.
+    Unseen,
+    /// So many bytes may be read; behind them are some that may not.
+    Released { left: usize },
+    /// The next unread byte waits for the proof.
+    Withheld { answered: bool, deadline: Option<Pin<Box<Sleep>>> },
+    /// There is nothing, or no longer anything, to withhold.
+    Open,
+    /// Disproven: what was withheld is gone.
+    Failed(Disproven),
+}
+
+impl AcceptedStream {
+    /// `gate` off lets everything through.
+    pub(crate) fn new(shared: Shared, standing: Standing, gate: bool) -> Self {
+        let mode = match standing {
+            _ if !gate => Mode::Open,
+            Standing::Proven => Mode::Open,
+            Standing::Unproven => Mode::Unseen,
+            Standing::Disproven => Mode::Failed(Disproven::Reset),
+        };
+        Self { shared: Arc::new(shared), mode }
+    }
+
+    /// A live handle on what is known about this connection.
+    pub fn info(&self) -> AcceptInfo {
+        AcceptInfo::new(Arc::clone(&self.shared))
+    }
+
+    /// The peer's address.
+    pub fn peer_addr(&self) -> SocketAddr {
+        self.shared.remote
+    }
+
+    /// The address that the peer has connected to.
+    ///
+    /// # Errors
+    ///
+    /// As [`AcceptInfo::local_addr`].
+    pub fn local_addr(&self) -> io::Result<SocketAddr> {
+        self.info().local_addr()
+    }
+
+    fn with_socket<T>(
+        &self,
+        work: impl FnOnce(Pin<&mut TcpStream>) -> Poll<io::Result<T>>,
+    ) -> Poll<io::Result<T>> {
+        match self.shared.state().socket.as_mut() {
+            Some(socket) => work(Pin::new(socket)),
+            None => Poll::Ready(Err(self.mode.closed().into())),
+        }
+    }
+}
+
+impl AsyncRead for AcceptedStream {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let Self { shared, mode } = self.get_mut();
+        if buf.remaining() == 0 {
+            return Poll::Ready(Ok(()));
+        }
+        let mut state = shared.state();
+        let pending = state.proof == Proof::Pending;
+        let result = mode.poll_read(&mut state, shared.deadline, cx, buf);
+        let settled = pending && state.proof != Proof::Pending;
+        drop(state);
+        if settled {
+            shared.wake_waiters();
+        }
+        result
+    }
+}
+
+/// Not gated: the server may answer what was released, and speak first.
+impl AsyncWrite for AcceptedStream {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        self.with_socket(|socket| socket.poll_write(cx, buf))
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        self.with_socket(|socket| socket.poll_write_vectored(cx, bufs))
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        true
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.with_socket(|socket| socket.poll_flush(cx))
+    }
+
+    /// Before the proof the kernel sends the data at once, and the FIN after the ACK.
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.with_socket(|socket| socket.poll_shutdown(cx))
+    }
+}
+
+/// Closes the connection, whoever still holds an [`AcceptInfo`].
+impl Drop for AcceptedStream {
+    fn drop(&mut self) {
+        let watched = Arc::strong_count(&self.shared) > 1;
+        let Some(socket) = self.shared.close(watched) else { return };
+        // Unread data turns the close into a RST. If nothing was released that is right: it frees
+        // the listener's place in the queue at once. If something was, the RST could overtake the
+        // answer to it.
+        if self.mode.has_answered() {
+            discard_unread(&socket);
+        }
+    }
+}
+
+impl fmt::Debug for AcceptedStream {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("AcceptedStream")
+            .field("peer_addr", &self.shared.remote)
+            .field("outcome", &self.shared.outcome)
+            .field("gate", &self.mode)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Mode {
+    fn poll_read(
+        &mut self,
+        state: &mut State,
+        deadline: Option<Instant>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        loop {
+            let Some(socket) = state.socket.as_mut() else {
+                return Poll::Ready(Err(self.closed().into()));
+            };
+            match self {
+                Self::Open => return Pin::new(socket).poll_read(cx, buf),
+                Self::Failed(why) => return Poll::Ready(Err((*why).into())),
+                Self::Unseen => *self = Self::first_look(state)?,
+                Self::Released { left } => {
+                    *left -= ready!(poll_read_some(socket, *left, cx, buf))?;
+                    if *left == 0 {
+                        *self = Self::Withheld { answered: true, deadline: None };
+                    }
+                    return Poll::Ready(Ok(()));
+                }
+                Self::Withheld { deadline: sleep, .. } => {
+                    let standing = ready!(poll_standing(socket, sleep, deadline, cx))?;
+                    *self = Self::after_look(standing, state);
+                }
+            }
+        }
+    }
+
+    /// Decides on all that is unread, once.
+    fn first_look(state: &mut State) -> io::Result<Self> {
+        let Some(socket) = &state.socket else { return Ok(Self::Failed(Disproven::Closed)) };
+        let mut room = [0; USUAL_FLIGHT];
+        let peeked = match peek(socket, &mut room) {
+            Ok(bytes) => &room[..bytes],
+            // No data was in the SYN, and what comes now comes behind the ACK.
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(Self::Open),
+            Err(error) => return Err(error.into()),
+        };
+        let (judgement, all) = match Judgement::of(peeked, room.len()) {
+            Judgement::LookFurther => match look(socket)? {
+                Standing::Unproven => look_further(socket)?,
+                // The usual reason: it is proven by now, and its data has arrived.
+                settled => return Ok(Self::after_look(settled, state)),
+            },
+            judgement => (judgement, peeked.len()),
+        };
+        Ok(match judgement {
+            Judgement::Open | Judgement::LookFurther => {
+                state.flight = Some(Flight { released: all, gated: false });
+                Self::Open
+            }
+            Judgement::Hold { released } => {
+                state.flight = Some(Flight { released, gated: true });
+                match released {
+                    0 => Self::Withheld { answered: false, deadline: None },
+                    left => Self::Released { left },
+                }
+            }
+        })
+    }
+
+    /// What becomes of a gate with something behind it. Unproven means: at the deadline.
+    fn after_look(standing: Standing, state: &mut State) -> Self {
+        state.note(standing);
+        match standing {
+            Standing::Proven => Self::Open,
+            Standing::Disproven => Self::Failed(Disproven::Reset),
+            Standing::Unproven => {
+                // A FIN would keep the kernel's place for this connection for a minute or two, a
+                // RST frees it: abort, now, whenever the stream is dropped.
+                if let Some(socket) = state.socket.take() {
+                    let _ = socket.set_zero_linger();
+                }
+                state.settle(Proof::Disproven(Disproven::Deadline));
+                Self::Failed(Disproven::Deadline)
+            }
+        }
+    }
+
+    /// Whether something was read by, and perhaps answered to, a peer whose further bytes are
+    /// withheld.
+    fn has_answered(&self) -> bool {
+        matches!(self, Self::Released { .. } | Self::Withheld { answered: true, .. })
+    }
+
+    /// Why there is no socket.
+    fn closed(&self) -> Disproven {
+        if let Self::Failed(why) = self { *why } else { Disproven::Closed }
+    }
+}
+
+impl fmt::Debug for Mode {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Unseen => f.write_str("not looked at"),
+            Self::Released { left } => write!(f, "{left} bytes released"),
+            Self::Withheld { .. } => f.write_str("withheld"),
+            Self::Open => f.write_str("open"),
+            Self::Failed(why) => write!(f, "{why}"),
+        }
+    }
+}
+
+/// A SYN larger than usual: a path with jumbo frames, or the loopback interface.
+fn look_further(socket: &TcpStream) -> io::Result<(Judgement, usize)> {
+    let mut room = vec![0; LARGEST_FLIGHT];
+    let bytes = peek(socket, &mut room)?;
+    let judgement = match Judgement::of(&room[..bytes], room.len()) {
+        Judgement::LookFurther => Judgement::of_prefix(&room[..bytes], true),
+        judgement => judgement,
+    };
+    Ok((judgement, bytes))
+}
+
+/// Reads at most `most` bytes.
+fn poll_read_some(
+    socket: &TcpStream,
+    most: usize,
+    cx: &mut Context<'_>,
+    buf: &mut ReadBuf<'_>,
+) -> Poll<io::Result<usize>> {
+    loop {
+        ready!(socket.poll_read_ready(cx))?;
+        let most = most.min(buf.remaining());
+        // Not `poll_read`: it takes a short read for a drained socket, and this one is short on purpose.
+        match socket.try_read(buf.initialize_unfilled_to(most)) {
+            Ok(bytes) => {
+                buf.advance(bytes);
+                return Poll::Ready(Ok(bytes));
+            }
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+            Err(error) => return Poll::Ready(Err(error)),
+        }
+    }
+}
+
+/// Ready when the matter is settled, and at the deadline.
+fn poll_standing(
+    socket: &TcpStream,
+    sleep: &mut Option<Pin<Box<Sleep>>>,
+    deadline: Option<Instant>,
+    cx: &mut Context<'_>,
+) -> Poll<io::Result<Standing>> {
+    if let Poll::Ready(looked) = poll_look(socket, Interest::READABLE, cx) {
+        return Poll::Ready(looked);
+    }
+    let sleep = sleep.get_or_insert_with(|| Box::pin(sleep_until(deadline.unwrap_or_else(Instant::now))));
+    ready!(sleep.as_mut().poll(cx));
+    // The last look: whatever happened to events, a proven connection is not failed.
+    Poll::Ready(look(socket))
+}
+
+/// Takes what is unread out of the kernel: one SYN's data at most.
+fn discard_unread(socket: &TcpStream) {
+    // Not through tokio, which takes a withheld byte for none.
+    let mut socket = &*SockRef::from(socket);
+    let mut scratch = [0; USUAL_FLIGHT];
+    for _ in 0..LARGEST_FLIGHT / USUAL_FLIGHT {
+        if !matches!(socket.read(&mut scratch), Ok(1..)) {
+            return;
+        }
+    }
+}
