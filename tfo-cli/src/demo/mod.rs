@@ -1,0 +1,48 @@
+//! `tfo demo`: what TCP Fast Open saves, shown on this machine's kernel.
+
+mod evidence;
+mod network;
+mod report;
+mod visits;
+
+use std::io::{self, Write as _};
+
+use tfo_lab::{Lab, LabError, enter_user_namespace};
+
+use crate::args::DemoArgs;
+use crate::failure::{Code, Failure, chain};
+use network::Network;
+use report::Report;
+
+/// Runs the command. There must be no second thread yet.
+pub(crate) fn run(args: &DemoArgs) -> Result<(), Failure> {
+    let network = match lab(args) {
+        Ok(lab) => Network::Lab { lab, rtt: args.rtt },
+        Err(why) => Network::Loopback { why: chain(&why) },
+    };
+    if let (Network::Loopback { why }, false) = (&network, args.json) {
+        let _ = writeln!(io::stderr(), "no private network could be made, so this runs on loopback: {why}\n");
+    }
+    let mut visits = visits::run(&network, args.requests)?;
+    network.add_packets(&mut visits)?;
+    let report = Report::new(&network, &visits);
+    let text = match args.json {
+        true => {
+            report.json().map_err(|error| Failure::because(Code::General, "cannot write JSON", &error))?
+        }
+        false => report.page(),
+    };
+    let mut stdout = io::stdout();
+    writeln!(stdout, "{text}")
+        .and_then(|()| stdout.flush())
+        .map_err(|error| Failure::output("standard output", &error))?;
+    match report.doubt() {
+        None => Ok(()),
+        Some(doubt) => Err(Failure::new(Code::General, doubt)),
+    }
+}
+
+fn lab(args: &DemoArgs) -> Result<Lab, LabError> {
+    enter_user_namespace()?;
+    Lab::builder().rtt(args.rtt).build()
+}
