@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use http::StatusCode;
 use serde::Serialize;
 use tfo_http::{ConnInfo, SynOutcome};
 
@@ -82,10 +83,16 @@ impl Record {
     /// For people.
     pub(super) fn line(&self, number: Option<u32>) -> String {
         let number = number.map(|number| format!("#{number:<3} ")).unwrap_or_default();
-        let status = self.status.unwrap_or_default();
+        let status = self.phrase();
         let elapsed = millis(Duration::from_micros(self.elapsed_us));
         let body = bytes(self.body_bytes.unwrap_or_default());
         format!("{number}{status}  {body:>8}  {elapsed:>9}  {}", self.story())
+    }
+
+    /// `200 OK`, or the number where there is no phrase.
+    fn phrase(&self) -> String {
+        let status = self.status.and_then(|status| StatusCode::from_u16(status).ok());
+        status.map(|status| status.to_string().replace("<unknown status code>", "")).unwrap_or_default()
     }
 
     /// What rode, what was saved, and why not.
@@ -132,7 +139,7 @@ mod tests {
         let ride = record();
         assert_eq!(
             ride.line(Some(2)),
-            "#2   200       5 B    50.9 ms  request in the SYN (84 bytes), saved 1 round trip (50.3 ms)"
+            "#2   200 OK       5 B    50.9 ms  request in the SYN (84 bytes), saved 1 round trip (50.3 ms)"
         );
         assert!(ride.line(None).starts_with("200 "));
     }
