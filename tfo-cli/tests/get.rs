@@ -1,7 +1,5 @@
 //! `tfo get` on loopback: arguments, answers, and every way in which it can go wrong.
 
-#![expect(clippy::unwrap_used, reason = "tests")]
-
 mod support;
 
 use std::fs;

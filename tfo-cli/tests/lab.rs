@@ -48,7 +48,6 @@ lab_tests! {
             assert!(flow.syn().fast_open().is_none(), "not even a cookie is sent\n{flow}");
             assert!(ridden(record, flow).is_err());
         }
-        assert!(std::panic::catch_unwind(|| assert_ridden(&records, &flows)).is_err());
     }
 
     fn a_post_does_not_ride() {
@@ -238,11 +237,11 @@ lab_tests! {
             let lab = Lab::builder().fastopen("client", bits).build().unwrap();
             let host = lab.host("client");
             let before = host.sysctl("net.ipv4.tcp_fastopen").unwrap();
-            let Some(ran) = without_privileges(&host, &["demo", "--json", "--requests", "2"]) else { return };
+            let Some(ran) = without_tun(&host, &["demo", "--json", "--requests", "2"]) else { return };
             assert_eq!(ran.code, 0, "{ran:?}");
             let demo = ran.demo();
             assert_eq!(demo["network"], "loopback", "{demo}");
-            assert!(demo["why_loopback"].is_string() && demo["rtt_us"].is_null(), "{demo}");
+            assert!(demo["why_loopback"].as_str().unwrap().contains("/dev/net/tun") && demo["rtt_us"].is_null(), "{demo}");
             assert_eq!(demo["summary"]["saved_visits"], if rides { 2 } else { 0 }, "{demo}");
             let fixes = demo["problems"].as_array().unwrap().iter().filter_map(|problem| problem["fix"].as_str());
             assert_eq!(fixes.into_iter().any(|fix| fix == "sysctl -w net.ipv4.tcp_fastopen=3"), !rides, "{demo}");
@@ -257,16 +256,16 @@ fn run(host: &Host, args: &[&str]) -> Ran {
     host.command(TFO).args(args).output().unwrap().into()
 }
 
-/// Runs `tfo` as a user who may not make namespaces; `None` where that cannot be arranged.
-fn without_privileges(host: &Host, args: &[&str]) -> Option<Ran> {
-    if !there("setpriv") || !host.command("setpriv").args(["--reuid=0", "true"]).status().ok()?.success() {
+/// Runs `tfo` where there is no `/dev/net/tun`, as in most containers; `None` where that cannot be
+/// arranged.
+fn without_tun(host: &Host, args: &[&str]) -> Option<Ran> {
+    if !there("unshare") {
         return None;
     }
-    // Without a thread to spare for it no user namespace can be entered: the kernel's limit is what is
-    // taken away here, by the bounding set.
-    let privileges = ["--bounding-set=-all", "--inh-caps=-all", "--no-new-privs"];
-    let mut command = host.command("setpriv").args(privileges).arg(TFO).args(args);
-    Some(command.output().unwrap().into())
+    let hide = "mount -t tmpfs none /dev/net && exec \"$@\"";
+    let command =
+        host.command("unshare").args(["--mount", "--propagation", "private", "sh", "-c", hide, "sh", TFO]);
+    Some(command.args(args).output().unwrap().into())
 }
 
 fn url(lab: &Lab) -> String {

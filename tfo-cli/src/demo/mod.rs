@@ -11,21 +11,22 @@ use tfo_lab::{Lab, LabError, enter_user_namespace};
 
 use crate::args::DemoArgs;
 use crate::failure::{Code, Failure, chain};
-use network::Network;
+use network::{Network, Place};
 use report::Report;
 
 /// Runs the command. There must be no second thread yet.
 pub(crate) fn run(args: &DemoArgs) -> Result<(), Failure> {
-    let network = match lab(args) {
-        Ok(lab) => Network::Lab { lab, rtt: args.rtt },
-        Err(why) => Network::Loopback { why: chain(&why) },
+    let (network, place) = match lab(args) {
+        Ok(lab) => (Network::Lab(lab), Place::Lab { rtt: args.rtt }),
+        Err(why) => (Network::Loopback, Place::Loopback { why: chain(&why) }),
     };
-    if let (Network::Loopback { why }, false) = (&network, args.json) {
+    if let (Place::Loopback { why }, false) = (&place, args.json) {
         let _ = writeln!(io::stderr(), "no private network could be made, so this runs on loopback: {why}\n");
     }
-    let mut visits = visits::run(&network, args.requests)?;
+    let wait = place.rtt().unwrap_or_default() * 3;
+    let mut visits = visits::run(&network, args.requests, wait)?;
     network.add_packets(&mut visits)?;
-    let report = Report::new(&network, &visits);
+    let report = Report::new(&place, &visits);
     let text = match args.json {
         true => {
             report.json().map_err(|error| Failure::because(Code::General, "cannot write JSON", &error))?

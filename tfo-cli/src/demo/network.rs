@@ -17,25 +17,36 @@ const REST: (Duration, Duration) = (Duration::from_secs(5), Duration::from_milli
 #[derive(Debug)]
 pub(super) enum Network {
     /// Two hosts of their own.
-    Lab { lab: Lab, rtt: Duration },
-    /// This machine twice, because no lab could be made.
+    Lab(Lab),
+    /// This machine twice.
+    Loopback,
+}
+
+/// Where the visits took place.
+#[derive(Clone, Debug)]
+pub(super) enum Place {
+    /// A network of their own, so far apart.
+    Lab { rtt: Duration },
+    /// This machine's loopback, because no lab could be made.
     Loopback { why: String },
 }
 
-impl Network {
+impl Place {
     /// The round-trip time, where there is one to speak of.
     pub(super) fn rtt(&self) -> Option<Duration> {
         match self {
-            Self::Lab { rtt, .. } => Some(*rtt),
+            Self::Lab { rtt } => Some(*rtt),
             Self::Loopback { .. } => None,
         }
     }
+}
 
+impl Network {
     /// What the server listens on.
     pub(super) fn address(&self) -> SocketAddr {
         match self {
-            Self::Lab { lab, .. } => lab.host("server").addr(80),
-            Self::Loopback { .. } => (Ipv4Addr::LOCALHOST, 0).into(),
+            Self::Lab(lab) => lab.host("server").addr(80),
+            Self::Loopback => (Ipv4Addr::LOCALHOST, 0).into(),
         }
     }
 
@@ -45,22 +56,22 @@ impl Network {
         run: impl FnOnce() -> T + Send + 'static,
     ) -> JoinHandle<T> {
         match self {
-            Self::Lab { lab, .. } => lab.host("server").spawn(run),
-            Self::Loopback { .. } => thread::spawn(run),
+            Self::Lab(lab) => lab.host("server").spawn(run),
+            Self::Loopback => thread::spawn(run),
         }
     }
 
     /// Runs the client's side.
     pub(super) fn run_client<T: Send>(&self, run: impl FnOnce() -> T + Send) -> T {
         match self {
-            Self::Lab { lab, .. } => lab.host("client").run(run),
-            Self::Loopback { .. } => run(),
+            Self::Lab(lab) => lab.host("client").run(run),
+            Self::Loopback => run(),
         }
     }
 
     /// Adds to each visit what the tap has seen of it.
     pub(super) fn add_packets(&self, visits: &mut [Visit]) -> Result<(), Failure> {
-        let Self::Lab { lab, .. } = self else { return Ok(()) };
+        let Self::Lab(lab) = self else { return Ok(()) };
         let tap = lab.tap();
         if !tap.wait_quiet(REST.1, REST.0) {
             return Err(Failure::new(Code::General, "the private network does not come to rest"));

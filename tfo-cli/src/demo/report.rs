@@ -5,16 +5,17 @@ use std::time::Duration;
 use comfy_table::{CellAlignment, LineStyle, Row, Table, presets};
 use serde::Serialize;
 use tfo_core::Support;
+use tfo_http::SynOutcome;
 
 use super::evidence;
-use super::network::Network;
+use super::network::Place;
 use super::visits::{Mode, Packets, Visit};
 use crate::text::millis;
 
 /// The visits, and what they amount to.
 #[derive(Debug)]
 pub(super) struct Report<'a> {
-    network: &'a Network,
+    place: &'a Place,
     visits: &'a [Visit],
     /// What loopback depends on; nothing in a lab.
     problems: Vec<Problem>,
@@ -75,19 +76,19 @@ struct JsonVisit {
 }
 
 impl<'a> Report<'a> {
-    pub(super) fn new(network: &'a Network, visits: &'a [Visit]) -> Self {
-        let tapped = matches!(network, Network::Lab { .. });
+    pub(super) fn new(place: &'a Place, visits: &'a [Visit]) -> Self {
+        let tapped = matches!(place, Place::Lab { .. });
         let mut disagreements: Vec<_> = visits.iter().filter_map(Visit::disagreement).collect();
         disagreements.extend(evidence::unseen(visits, tapped));
-        let problems = match network {
-            Network::Lab { .. } => Vec::new(),
-            Network::Loopback { .. } => Support::probe()
+        let problems = match place {
+            Place::Lab { .. } => Vec::new(),
+            Place::Loopback { .. } => Support::probe()
                 .problems()
                 .iter()
                 .map(|problem| Problem { problem: problem.to_string(), fix: problem.fix() })
                 .collect(),
         };
-        Self { network, visits, problems, disagreements, summary: Summary::of(visits, tapped) }
+        Self { place, visits, problems, disagreements, summary: Summary::of(visits, tapped) }
     }
 
     /// What makes the demo a failure: observers that disagree, or a lab in which nothing was saved.
@@ -99,7 +100,7 @@ impl<'a> Report<'a> {
             };
             return Some(format!("the evidence disagrees: {first}{more}"));
         }
-        let lab = matches!(self.network, Network::Lab { .. });
+        let lab = matches!(self.place, Place::Lab { .. });
         (lab && self.summary.saved_visits == 0).then(|| {
             let why = self.why_not().unwrap_or_else(|| "for no stated reason".to_owned());
             format!("no repeat visit saved a round trip: {why}")
@@ -107,14 +108,14 @@ impl<'a> Report<'a> {
     }
 
     pub(super) fn json(&self) -> serde_json::Result<String> {
-        let (network, why_loopback) = match self.network {
-            Network::Lab { .. } => ("lab", None),
-            Network::Loopback { why } => ("loopback", Some(why.as_str())),
+        let (network, why_loopback) = match self.place {
+            Place::Lab { .. } => ("lab", None),
+            Place::Loopback { why } => ("loopback", Some(why.as_str())),
         };
         serde_json::to_string_pretty(&Json {
             network,
             why_loopback,
-            rtt_us: self.network.rtt().map(micros),
+            rtt_us: self.place.rtt().map(micros),
             requests: self.summary.repeat_visits,
             visits: self.visits.iter().map(|visit| self.json_visit(visit)).collect(),
             summary: self.summary,
@@ -146,19 +147,19 @@ impl<'a> Report<'a> {
 
     /// For people.
     pub(super) fn page(&self) -> String {
-        let head = match self.network {
-            Network::Lab { rtt, .. } => format!(
+        let head = match self.place {
+            Place::Lab { rtt, .. } => format!(
                 "A client and a server on this machine's kernel, in a private network with a round-trip time of {}.\n\
                  Every request goes on a new connection.",
                 humantime::format_duration(*rtt)
             ),
-            Network::Loopback { .. } => {
+            Place::Loopback { .. } => {
                 "A client and a server on this machine's loopback, where there is no round trip worth saving.\n\
                  Whether TCP Fast Open works here at all is decided by the machine's own settings."
                     .to_owned()
             }
         };
-        let mut page = format!("{head}\n\n{}\n\n", self.table());
+        let mut page = format!("{head}\n\n{}\n\n", self.table().trim_fmt());
         for problem in &self.problems {
             page.push_str(&problem.problem);
             page.push('\n');
@@ -195,17 +196,18 @@ impl<'a> Report<'a> {
     fn row(&self, plain: &Visit, tfo: &Visit) -> Row {
         let rtts = |visit| self.rtts(visit).map_or_else(|| "–".to_owned(), |rtts| format!("{rtts:.1}"));
         let in_syn = match (tfo.syn_data_bytes, tfo.first_flight_bytes) {
-            (0, _) => match tfo.reason {
-                Some(reason) => format!("nothing: {reason}"),
-                None => format!("nothing: {}", tfo.outcome),
+            (0, _) => match (tfo.outcome, tfo.reason) {
+                (SynOutcome::CookieRequested, _) => "asked for a cookie".to_owned(),
+                (_, Some(reason)) => format!("nothing: {reason}"),
+                (outcome, None) => format!("nothing: {outcome}"),
             },
             (sent, Some(whole)) if sent < whole => format!("{sent} of {whole} bytes"),
-            (sent, _) => format!("the request, {sent} bytes"),
+            (sent, _) => format!("request, {sent} bytes"),
         };
         let saved = match (tfo.saved_rtts, tfo.reason) {
             (0, Some(reason)) if tfo.syn_data_bytes > 0 => format!("nothing: {reason}"),
             (0, _) => "–".to_owned(),
-            _ => format!("1 round trip ({})", millis(tfo.saved)),
+            _ => format!("1 round trip, {}", millis(tfo.saved)),
         };
         let name =
             if plain.is_repeat() { format!("repeat {}", plain.number - 1) } else { "first".to_owned() };
@@ -227,14 +229,18 @@ impl<'a> Report<'a> {
         }
         let count = self.visits.len();
         match self.summary.answered_early {
-            None => format!(
-                "TCP_INFO of the client's kernel and of the server's agree on all {count} connections."
-            ),
-            Some(early) => format!(
-                "TCP_INFO of both kernels and the packets on the wire agree on all {count} connections;\n\
-                 {early} of {} rides were answered before anything but the SYN had reached the server.",
-                self.summary.saved_visits
-            ),
+            None => format!("TCP_INFO at both ends agrees on all {count} connections."),
+            Some(early) => {
+                let answered = match (early, self.summary.saved_visits) {
+                    (1, 1) => "the ride was answered".to_owned(),
+                    (early, rides) if early == rides => format!("all {rides} rides were answered"),
+                    (early, rides) => format!("{early} of {rides} rides were answered"),
+                };
+                format!(
+                    "TCP_INFO at both ends and the packets on the wire agree on all {count} connections;\n\
+                     {answered} before anything but the SYN had reached the server."
+                )
+            }
         }
     }
 
@@ -244,7 +250,7 @@ impl<'a> Report<'a> {
         let (plain, tfo) = (time(summary.plain_median_us), time(summary.tfo_median_us));
         let visits = if summary.repeat_visits == 1 { "repeat visit" } else { "repeat visits" };
         let medians = format!("{visits}: {plain} plain, {tfo} with TCP Fast Open");
-        if let Network::Loopback { .. } = self.network {
+        if let Place::Loopback { .. } = self.place {
             let rode = format!("{} of {}", summary.saved_visits, summary.repeat_visits);
             return format!("{medians}: {rode} rode in the SYN, but loopback has no round trip worth saving");
         }
@@ -268,7 +274,7 @@ impl<'a> Report<'a> {
     }
 
     fn rtts(&self, visit: &Visit) -> Option<f64> {
-        self.network.rtt().map(|rtt| visit.elapsed.as_secs_f64() / rtt.as_secs_f64())
+        self.place.rtt().map(|rtt| visit.elapsed.as_secs_f64() / rtt.as_secs_f64())
     }
 }
 

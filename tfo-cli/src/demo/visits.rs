@@ -71,13 +71,13 @@ pub(super) struct Packets {
     pub(super) answered_early: bool,
 }
 
-/// A first visit and `repeats` more, each way.
-pub(super) fn run(network: &Network, repeats: u32) -> Result<Vec<Visit>, Failure> {
+/// A first visit and `repeats` more, each way. A pair of them takes about `pair`.
+pub(super) fn run(network: &Network, repeats: u32, pair: Duration) -> Result<Vec<Visit>, Failure> {
     let server = Server::start(network)?;
     let uri: Uri = format!("http://{}/", server.address)
         .parse()
         .map_err(|error| Failure::because(Code::General, "the server's address is no URL", &error))?;
-    let progress = progress(network, repeats);
+    let progress = progress(repeats, pair);
     let result = network.run_client(|| {
         let runtime = runtime()?;
         let visits = all(uri, repeats, progress.clone());
@@ -147,10 +147,9 @@ impl Visit {
 }
 
 /// On standard error, if that is a terminal and it takes long.
-fn progress(network: &Network, repeats: u32) -> ProgressBar {
+fn progress(repeats: u32, pair: Duration) -> ProgressBar {
     let visits = 2 * (u64::from(repeats) + 1);
-    let whole = network.rtt().unwrap_or_default() * (3 * (repeats + 1));
-    if whole < LONG {
+    if pair * (repeats + 1) < LONG {
         return ProgressBar::hidden();
     }
     let style = ProgressStyle::with_template("{pos} of {len} visits {wide_bar} {eta} left");
