@@ -25,7 +25,7 @@
 //! let mut socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None)?;
 //! let sent = match send_syn(&socket, &server, &[IoSlice::new(request)])? {
 //!     SynSend::Data(bytes) => bytes, // a cookie is cached: these bytes are in the SYN
-//!     SynSend::NoCookie => 0,        // an ordinary handshake has begun; its SYN asks for a cookie
+//!     _ => 0, // no cookie: an ordinary handshake has begun, and its SYN asks for one
 //! };
 //! socket.write_all(&request[sent..])?; // waits for the handshake
 //! let mut answer = Vec::new();

@@ -1,4 +1,4 @@
-//! What real clients write first: their safe requests ride, and their others do not.
+//! What a real HTTP/2 client writes first: its safe requests ride, and its others do not.
 
 use std::cell::RefCell;
 use std::pin::{Pin, pin};
@@ -45,24 +45,6 @@ fn behind_a_method_in_the_table_of_hpack_the_cut_ends_early() {
     assert_eq!((class.requests(), class.stop()), (1, Some(Stop::CompressedHeaders)));
 }
 
-#[test]
-fn requests_of_hyper_ride_if_they_are_safe() {
-    for (method, expected) in [
-        (Method::GET, None),
-        (Method::HEAD, None),
-        (Method::OPTIONS, None),
-        (Method::TRACE, None),
-        (Method::POST, Some(Stop::UnsafeMethod)),
-        (Method::PUT, Some(Stop::UnsafeMethod)),
-    ] {
-        let class = FirstFlight::classify(&hyper_flight(method.clone(), ""));
-        assert_eq!((class.protocol(), class.stop()), (Protocol::Http1, expected), "{method}");
-        assert_eq!(class.requests(), usize::from(expected.is_none()));
-        let class = FirstFlight::classify(&hyper_flight(method.clone(), "body"));
-        assert_eq!((class.cut(), class.stop()), (0, Some(expected.unwrap_or(Stop::RequestBody))), "{method}");
-    }
-}
-
 /// All that the h2 client writes before it hears from the server.
 fn h2_flight(requests: &[(Method, Option<&'static str>)]) -> Vec<u8> {
     let wire = Wire::default();
@@ -75,10 +57,15 @@ fn h2_flight(requests: &[(Method, Option<&'static str>)]) -> Vec<u8> {
     let mut kept = Vec::new();
     for (method, body) in requests {
         let request = Request::builder().method(method).uri("http://example.org/x?y=z");
-        let request = request.header("user-agent", "test/1.0").header("accept", "*/*").body(()).unwrap();
-        let (response, mut stream) = client.send_request(request, body.is_none()).unwrap();
+        let request = request
+            .header("user-agent", "test/1.0")
+            .header("accept", "*/*")
+            .body(())
+            .expect("a valid request");
+        let (response, mut stream) =
+            client.send_request(request, body.is_none()).expect("an open connection");
         if let Some(body) = body {
-            stream.send_data(Bytes::from_static(body.as_bytes()), true).unwrap();
+            stream.send_data(Bytes::from_static(body.as_bytes()), true).expect("an open stream");
         }
         kept.push((response, stream));
         assert!(connection.as_mut().poll(&mut cx).is_pending());
@@ -86,36 +73,10 @@ fn h2_flight(requests: &[(Method, Option<&'static str>)]) -> Vec<u8> {
     wire.written.take()
 }
 
-/// All that hyper's HTTP/1 client writes before it hears from the server.
-fn hyper_flight(method: Method, body: &'static str) -> Vec<u8> {
-    let wire = Wire::default();
-    let mut cx = Context::from_waker(Waker::noop());
-    let body = http_body_util::Full::<Bytes>::from(body);
-    let mut handshake = pin!(hyper::client::conn::http1::handshake(wire.clone()));
-    let Poll::Ready(Ok((mut client, connection))) = handshake.as_mut().poll(&mut cx) else {
-        panic!("the handshake waits for nothing");
-    };
-    let mut connection = pin!(connection);
-    assert!(connection.as_mut().poll(&mut cx).is_pending());
-    let request =
-        Request::builder().method(method).uri("/x").header("host", "example.org").body(body).unwrap();
-    let mut response = pin!(client.send_request(request));
-    assert!(response.as_mut().poll(&mut cx).is_pending());
-    assert!(connection.as_mut().poll(&mut cx).is_pending());
-    wire.written.take()
-}
-
 /// A connection to a server that is silent.
 #[derive(Clone, Default)]
 struct Wire {
     written: Rc<RefCell<Vec<u8>>>,
-}
-
-impl Wire {
-    fn write<E>(&self, bytes: &[u8]) -> Poll<Result<usize, E>> {
-        self.written.borrow_mut().extend_from_slice(bytes);
-        Poll::Ready(Ok(bytes.len()))
-    }
 }
 
 impl tokio::io::AsyncRead for Wire {
@@ -130,31 +91,8 @@ impl tokio::io::AsyncRead for Wire {
 
 impl tokio::io::AsyncWrite for Wire {
     fn poll_write(self: Pin<&mut Self>, _: &mut Context<'_>, bytes: &[u8]) -> Poll<std::io::Result<usize>> {
-        self.write(bytes)
-    }
-
-    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<std::io::Result<()>> {
-        Poll::Ready(Ok(()))
-    }
-
-    fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<std::io::Result<()>> {
-        Poll::Ready(Ok(()))
-    }
-}
-
-impl hyper::rt::Read for Wire {
-    fn poll_read(
-        self: Pin<&mut Self>,
-        _: &mut Context<'_>,
-        _: hyper::rt::ReadBufCursor<'_>,
-    ) -> Poll<std::io::Result<()>> {
-        Poll::Pending
-    }
-}
-
-impl hyper::rt::Write for Wire {
-    fn poll_write(self: Pin<&mut Self>, _: &mut Context<'_>, bytes: &[u8]) -> Poll<std::io::Result<usize>> {
-        self.write(bytes)
+        self.written.borrow_mut().extend_from_slice(bytes);
+        Poll::Ready(Ok(bytes.len()))
     }
 
     fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<std::io::Result<()>> {

@@ -131,7 +131,7 @@ fn clean_flights_ride() {
     assert!(hidden < 3_000);
 }
 
-/// One classifier for each rule, with that rule left out: the oracle notices every time.
+/// hyper itself acts on something unsafe in each of these whole flights, and on nothing unsafe in front of the cut.
 #[test]
 fn the_oracle_notices_what_a_lenient_parser_makes_of_it() {
     let lenient: [&[u8]; 5] = [

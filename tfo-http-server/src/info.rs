@@ -149,8 +149,19 @@ impl AcceptInfo {
         Ok(TcpInfo::read(socket)?)
     }
 
-    /// Sets `TCP_NODELAY` on this connection. It is inherited from the listener, which has it on
-    /// unless told otherwise. A system call.
+    /// `TCP_NODELAY` of this connection: inherited from the listener, which has it on unless told
+    /// otherwise. A system call.
+    ///
+    /// # Errors
+    ///
+    /// The connection is closed (`NotConnected`), or the kernel's.
+    pub fn nodelay(&self) -> io::Result<bool> {
+        let state = self.0.state();
+        let socket = state.socket.as_ref().ok_or(io::ErrorKind::NotConnected)?;
+        SockRef::from(socket).tcp_nodelay()
+    }
+
+    /// Sets `TCP_NODELAY` on this connection. A system call.
     ///
     /// # Errors
     ///

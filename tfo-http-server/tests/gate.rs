@@ -38,6 +38,7 @@ lab_tests! {
                 let info = stream.info();
                 assert!(!info.is_proven() && !info.was_gated(), "{info:?}");
                 assert_eq!(info.released_bytes(), Some(GET.len()));
+                assert!(info.nodelay().unwrap(), "inherited by those that ride, too");
                 // The answer leaves although the client has not shown itself.
                 stream.write_all(b"answer").await.unwrap();
                 client.wait_for("the answer", |packet| packet.payload() == b"answer");
@@ -270,6 +271,26 @@ lab_tests! {
         });
     }
 
+    fn a_forged_ack_proves_nothing() {
+        // Whoever forges an address does not see the SYN-ACK, and cannot know its number.
+        let lab = lab();
+        serve(&lab, CurrentThread, |builder| builder, async |listener| {
+            for (port, data) in [(1, POST), (2, GET)] {
+                let mut client = RawClient::v4(&lab, port);
+                client.syn(data);
+                let mut stream = accept_ride(&listener, data).await;
+                if data == GET {
+                    assert_eq!(read(&mut stream).await.unwrap(), GET);
+                }
+                client.forged_ack(b"").forged_ack(POST);
+                stays_pending(read(&mut stream)).await;
+                assert!(!stream.info().is_proven());
+                client.ack(b"x");
+                assert!(!read(&mut stream).await.unwrap().is_empty());
+            }
+        });
+    }
+
     fn a_syn_with_fin_is_no_connection() {
         // In the kernel a FIN leads to CLOSE_WAIT, which proves: it must not get in with the SYN.
         let lab = lab();
@@ -468,9 +489,11 @@ lab_tests! {
             reset.rst();
             assert_eq!(by_reset.await.unwrap(), Err(Disproven::Reset));
             // Dropping the stream closes the connection, although somebody waits for it.
+            let begun = Instant::now();
             drop(closed);
-            closed_client.wait_for("a FIN", Packet::is_fin);
             assert_eq!(dropped.await.unwrap(), Err(Disproven::Closed));
+            assert!(begun.elapsed() < Duration::from_millis(100), "woken, not found: {:?}", begun.elapsed());
+            closed_client.wait_for("a FIN", Packet::is_fin);
             assert_eq!(deadline.await.unwrap(), Err(Disproven::Deadline));
             // Nothing was withheld, so nothing is aborted.
             kept.write_all(b"late").await.unwrap();

@@ -88,7 +88,7 @@ async fn a_listener_made_elsewhere_is_taken_over() {
 
 #[cfg(all(target_os = "linux", not(tfo_fallback)))]
 #[tokio::test]
-async fn the_queue_and_nodelay_are_set_once_and_taken_off_where_there_is_no_gate() {
+async fn the_queue_is_taken_away_where_there_is_no_gate() {
     let listener = TfoListener::builder().backlog(77).bind(loopback()).unwrap();
     assert_eq!(listener.effect().queue(), 77);
     let std = listener.into_std().unwrap();
@@ -100,14 +100,17 @@ async fn the_queue_and_nodelay_are_set_once_and_taken_off_where_there_is_no_gate
     let again = TfoListener::builder().fastopen(false).from_std(std).unwrap();
     assert_eq!(again.effect().queue(), 0);
     assert!(again.effect().to_string().contains("switched off for this listener"));
+}
 
-    for nodelay in [true, false] {
-        let listener = TfoListener::builder().nodelay(nodelay).bind(loopback()).unwrap();
+#[tokio::test]
+async fn connections_inherit_nodelay() {
+    let off = TfoListener::builder().nodelay(false).bind(loopback()).unwrap();
+    for (listener, nodelay) in [(TfoListener::bind(loopback()).unwrap(), true), (off, false)] {
         let _client = TcpStream::connect(listener.local_addr()).await.unwrap();
         let (stream, _) = listener.accept().await.unwrap();
-        let std = listener.danger_into_std_ungated().unwrap();
-        assert_eq!(socket2::SockRef::from(&std).tcp_nodelay().unwrap(), nodelay);
+        assert_eq!(stream.info().nodelay().unwrap(), nodelay);
         stream.info().set_nodelay(!nodelay).unwrap();
+        assert_eq!(stream.info().nodelay().unwrap(), !nodelay);
     }
 }
 

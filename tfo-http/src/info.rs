@@ -99,6 +99,12 @@ impl ConnInfo {
         Arc::ptr_eq(&self.shared, &other.shared)
     }
 
+    pub(crate) fn set_local_addr(&self, local_addr: Option<SocketAddr>) {
+        if local_addr.is_some() {
+            self.update(|facts| facts.local_addr = local_addr);
+        }
+    }
+
     pub(crate) fn update(&self, change: impl FnOnce(&mut Facts)) {
         change(&mut self.lock());
     }

@@ -73,8 +73,8 @@ impl LabBuilder {
         self
     }
 
-    /// What the losses are drawn from. Default 7413. With the same seed, the same packets of a direction are lost,
-    /// counted from the lab's start.
+    /// What the losses are drawn from. Default 7413. With the same seed, the same packets of a direction are
+    /// lost, counted from the lab's start.
     pub fn seed(mut self, seed: u64) -> Self {
         self.seed = seed;
         self
@@ -86,7 +86,8 @@ impl LabBuilder {
         self
     }
 
-    /// The bits of `net.ipv4.tcp_fastopen` on one host. Default 3, client and server; the kernel's own is 1, client only.
+    /// The bits of `net.ipv4.tcp_fastopen` on one host. Default 3, client and server; the kernel's own is 1,
+    /// client only.
     pub fn fastopen(mut self, host: impl Into<String>, bits: u32) -> Self {
         self.fastopen.push((host.into(), bits));
         self
@@ -98,8 +99,8 @@ impl LabBuilder {
         self
     }
 
-    /// How many records the tap keeps, two for each packet; further ones are counted only. Default 1,000,000. With 0 it
-    /// records nothing, for benches.
+    /// How many records the tap keeps, two for each packet; further ones are counted only. Default 1,000,000.
+    /// With 0 it records nothing, for benches.
     pub fn tap_limit(mut self, records: usize) -> Self {
         self.tap_limit = records;
         self
@@ -108,8 +109,8 @@ impl LabBuilder {
     /// Builds it, within some milliseconds.
     ///
     /// # Errors
-    /// If the system does not allow it (the error says how to change that), or two hosts have the same name, or an
-    /// argument names no host or makes no sense.
+    /// If the system does not allow it (the error says how to change that), or two hosts have the same name,
+    /// or an argument names no host or makes no sense.
     pub fn build(mut self) -> Result<Lab, LabError> {
         if self.hosts.is_empty() {
             self.hosts = vec!["client".to_owned(), "server".to_owned()];

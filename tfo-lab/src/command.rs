@@ -7,7 +7,8 @@ use std::process::{Child, Command, ExitStatus, Output, Stdio};
 
 use crate::host::Host;
 
-/// A [`Command`] that runs in a [`Host`]: a child inherits the network namespace of the thread that starts it.
+/// A [`Command`] that runs in a [`Host`]: a child inherits the network namespace of the thread that starts
+/// it.
 #[derive(Debug)]
 pub struct HostCommand {
     host: Host,

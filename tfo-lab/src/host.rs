@@ -13,8 +13,8 @@ use crate::sys::{self, Namespace};
 
 /// One host of a [`Lab`](crate::Lab). A clone is the same host.
 ///
-/// It is loopback and one device, through which every other address is reached. Sockets and threads made in it stay
-/// in it, also after the lab is dropped; then the device is gone.
+/// It is loopback and one device, through which every other address is reached. Sockets and threads made in
+/// it stay in it, also after the lab is dropped; then the device is gone.
 #[derive(Clone)]
 pub struct Host {
     pub(crate) index: usize,
@@ -54,7 +54,8 @@ impl Host {
 
     /// Runs a closure in the host, on a thread of its own, and waits for it. It may borrow.
     ///
-    /// Sockets that it makes belong to the host for ever, wherever they are used later. So do threads that it starts.
+    /// Sockets that it makes belong to the host for ever, wherever they are used later. So do threads that it
+    /// starts.
     ///
     /// # Panics
     /// If the closure does.
@@ -82,10 +83,10 @@ impl Host {
 
     /// A function that moves the *calling thread* into the host, for good.
     ///
-    /// It is for runtimes that start threads of their own. With tokio's multi-thread runtime:
-    /// `Builder::on_thread_start(host.enter())`, and enter the host on the thread that calls `block_on` too. A
-    /// current-thread runtime needs only [`run`](Self::run) around it; but its `spawn_blocking` threads (name
-    /// resolution!) need `on_thread_start` as well.
+    /// A thread is born into the host of the thread that starts it, so a runtime that is built and driven
+    /// inside [`run`](Self::run) needs nothing more: its workers, and the blocking threads that its tasks ask
+    /// for, are there too. A runtime that is built elsewhere needs this, in tokio as
+    /// `Builder::on_thread_start(host.enter())`; and the thread that calls `block_on` has to enter by itself.
     ///
     /// The function panics if the thread cannot enter.
     pub fn enter(&self) -> impl Fn() + Clone + Send + Sync + 'static {

@@ -15,7 +15,8 @@ use crate::wire::{Wire, WireStats};
 
 /// A private network: hosts, and a wire between them.
 ///
-/// Nothing of it is visible outside the process, two labs never meet, and dropping it removes it, also in a panic.
+/// Nothing of it is visible outside the process, two labs never meet, and dropping it removes it, also in a
+/// panic.
 ///
 /// Methods that take the name of a host panic if there is none.
 ///
@@ -69,7 +70,8 @@ impl Lab {
         self.wire.shared.settings().stats
     }
 
-    /// Sets the delay in one direction. It counts for packets sent from now on; they do not overtake earlier ones.
+    /// Sets the delay in one direction. It counts for packets sent from now on; they do not overtake earlier
+    /// ones.
     pub fn set_delay(&self, from: &str, to: &str, delay: Duration) {
         let (from, to) = (self.find(from).index, self.find(to).index);
         self.wire.shared.settings().links[from][to].delay = delay;

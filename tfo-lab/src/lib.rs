@@ -1,10 +1,11 @@
 //! A test network on the real kernel.
 //!
-//! Hosts are network namespaces; a wire of TUN devices and one thread moves packets between them, through a delay,
-//! seeded loss and a stack of middleboxes; a tap keeps every packet at both ends. [`Lab`] is where to begin.
+//! Hosts are network namespaces; a wire of TUN devices and one thread moves packets between them, through a
+//! delay, seeded loss and a stack of middleboxes; a tap keeps every packet at both ends. [`Lab`] is where to
+//! begin.
 //!
-//! It needs Linux, and root or unprivileged user namespaces: a program that shall work for ordinary users calls
-//! [`enter_user_namespace`] first. Elsewhere the crate compiles, and says [`LabError::NotLinux`].
+//! It needs Linux, and root or unprivileged user namespaces: a program that shall work for ordinary users
+//! calls [`enter_user_namespace`] first. Elsewhere the crate compiles, and says [`LabError::NotLinux`].
 #![forbid(unsafe_code)]
 
 mod builder;
@@ -32,10 +33,11 @@ pub use packet::{FastOpenOption, Packet, TcpEdit};
 pub use tap::{End, Flow, FlowKey, Ladder, Record, Tap};
 pub use wire::WireStats;
 
-/// Gives the process the right to make labs, if it has not got it: it enters a user namespace in which it is root.
+/// Gives the process the right to make labs, if it has not got it: it enters a user namespace in which it is
+/// root.
 ///
-/// Call it first in `main`, before there is a second thread: a runtime, say. It does nothing for root. Afterwards
-/// files are still accessed with the rights of the user, but seem to belong to root.
+/// Call it first in `main`, before there is a second thread: a runtime, say. It does nothing for root.
+/// Afterwards files are still accessed with the rights of the user, but seem to belong to root.
 ///
 /// # Errors
 /// If the process has several threads, or the system does not allow it; the error says what to do.

@@ -68,13 +68,29 @@ pub fn trace_test(test: &str, work: impl FnOnce()) -> Option<Trace> {
 /// Marks what `work` calls, on this thread, as a section of the trace. Costs one system call before
 /// and one behind it, which are not counted.
 pub fn section<T>(name: &str, work: impl FnOnce() -> T) -> T {
-    mark("begin", name);
-    let result = work();
-    mark("end", name);
-    result
+    let _section = begin(name);
+    work()
 }
 
-/// Marks one end of a section whose other end is elsewhere on the same thread: `begin` or `end`.
+/// Begins a [`section`] that ends, on the same thread, when what is returned is dropped: for async
+/// code on a current-thread runtime.
+pub fn begin(name: &str) -> Section<'_> {
+    mark("begin", name);
+    Section(name)
+}
+
+/// A section of a trace that is under way.
+#[derive(Debug)]
+#[must_use]
+pub struct Section<'a>(&'a str);
+
+impl Drop for Section<'_> {
+    fn drop(&mut self) {
+        mark("end", self.0);
+    }
+}
+
+/// Marks one end of a section: `begin` or `end`.
 fn mark(end: &str, name: &str) {
     // The answer is always "not found"; the call is what counts.
     let _ = std::fs::metadata(format!("{MARK}{end}/{name}"));
@@ -196,6 +212,13 @@ impl Counts {
     /// How often the call was made.
     pub fn of(&self, name: &str) -> usize {
         self.0.get(name).copied().unwrap_or(0)
+    }
+
+    /// The same without some calls.
+    #[must_use]
+    pub fn without(mut self, names: &[&str]) -> Self {
+        self.0.retain(|name, _| !names.contains(&name.as_str()));
+        self
     }
 
     /// All calls together.

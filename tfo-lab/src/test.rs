@@ -1,7 +1,7 @@
 //! A `main` for test binaries that need a lab.
 //!
-//! A rootless lab must be entered before the process has a second thread, which the ordinary test harness does not
-//! allow: such tests have `harness = false`, and [`lab_tests!`](crate::lab_tests).
+//! A rootless lab must be entered before the process has a second thread, which the ordinary test harness
+//! does not allow: such tests have `harness = false`, and [`lab_tests!`](crate::lab_tests).
 
 use std::env;
 use std::error::Error;
@@ -28,9 +28,9 @@ const SWITCH: &str = "TFO_LAB";
 /// }
 /// ```
 ///
-/// They run one after the other unless `--test-threads` says otherwise: several labs at once disturb each other's
-/// times. If no lab can be made they are ignored, with the reason on stderr; with `TFO_LAB=require` in the
-/// environment they fail.
+/// They run one after the other unless `--test-threads` says otherwise: several labs at once disturb each
+/// other's times. If no lab can be made they are ignored, with the reason on stderr; with `TFO_LAB=require`
+/// in the environment they fail.
 #[macro_export]
 macro_rules! lab_tests {
     ($($(#[$attribute:meta])* fn $name:ident() $body:block)*) => {

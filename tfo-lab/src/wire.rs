@@ -1,8 +1,9 @@
 //! The wire: one thread that moves packets between the hosts.
 //!
-//! The life of a packet: it leaves its sender (the tap records it), passes the middleboxes, may be lost, waits for
-//! its delay, arrives (the tap records it again), and is handed to its receiver. Whatever hosts have sent is read
-//! before the next packet is handed over, so the order of the tap's records is the order of cause and effect.
+//! The life of a packet: it leaves its sender (the tap records it), passes the middleboxes, may be lost,
+//! waits for its delay, arrives (the tap records it again), and is handed to its receiver. Whatever hosts
+//! have sent is read before the next packet is handed over, so the order of the tap's records is the order of
+//! cause and effect.
 
 use std::any::Any;
 use std::cmp::Reverse;
@@ -317,7 +318,7 @@ impl Mover {
         for Extra { packet, after } in crossing.extras {
             self.send_extra(from, now + after, packet);
         }
-        let Some(packet) = crossing.packet else {
+        let Some(mut packet) = crossing.packet else {
             self.shared.settings().stats.dropped += 1;
             return;
         };
@@ -325,6 +326,8 @@ impl Mover {
             self.shared.settings().stats.unroutable += 1;
             return;
         };
+        // A middlebox may have sent it elsewhere.
+        packet.way.to = Some(self.shared.names[to].clone());
         let mut settings = self.shared.settings();
         let link = &mut settings.links[from][to];
         if link.loses() {

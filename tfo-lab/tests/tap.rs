@@ -101,6 +101,9 @@ tfo_lab::lab_tests! {
                 .args(["-o", "tcp.check_checksum:TRUE", "-Y", "tcp.flags.syn==1 && tcp.flags.ack==0"])
                 .args(["-e", "tcp.checksum.status", "-r"])
                 .arg(&file)
+                // Not the configuration of whoever runs this.
+                .env("WIRESHARK_CONFIG_DIR", dir.path())
+                .env("HOME", dir.path())
                 .output();
             let Ok(output) = tshark else {
                 eprintln!("!!! tshark is not installed: pcap files are written but not checked");

@@ -3,6 +3,7 @@
 
 mod common;
 
+use std::fs;
 use std::io::{Read, Write};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
@@ -10,7 +11,7 @@ use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
 use common::{ANSWER, PATIENCE, Server, request};
-use tfo_lab::{Host, Lab, LabError, Packet, Tap, Verdict};
+use tfo_lab::{Host, Lab, LabError, Packet, Record, Tap, Verdict};
 
 /// Long enough for anything that is on its way to show.
 const QUIET: Duration = Duration::from_millis(60);
@@ -28,6 +29,16 @@ fn udp(host: &Host, addr: SocketAddr) -> UdpSocket {
 /// The payloads of the datagrams that have reached a host.
 fn datagrams(tap: &Tap, host: &str) -> Vec<Vec<u8>> {
     tap.received_by(host).iter().map(|record| record.packet().payload().to_vec()).collect()
+}
+
+/// How often the wire's thread has gone to sleep.
+fn naps() -> usize {
+    let tasks = fs::read_dir("/proc/self/task").unwrap().map(|task| task.unwrap().path());
+    let mut wire = tasks
+        .filter(|task| fs::read_to_string(task.join("comm")).is_ok_and(|comm| comm.trim() == "lab-wire"));
+    let status = fs::read_to_string(wire.next().unwrap().join("status")).unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix("voluntary_ctxt_switches:"));
+    line.unwrap().trim().parse().unwrap()
 }
 
 fn median(mut times: Vec<Duration>) -> Duration {
@@ -130,14 +141,15 @@ tfo_lab::lab_tests! {
     }
 
     fn each_direction_has_its_own_delay() {
-        let lab = Lab::builder().delay("client", "server", ms(30)).delay("server", "client", ms(5)).build().unwrap();
+        let builder = Lab::builder().delay("client", "server", ms(30)).delay("server", "client", ms(5));
+        let lab = builder.build().unwrap();
         let (client, server) = (lab.host("client"), lab.host("server"));
         let _serving = Server::start(&server, server.addr(80));
         request(&client, server.addr(80), b"x").unwrap();
         let flow = lab.tap().flow(80).unwrap();
-        let syn_took = flow.received_by_server().next().unwrap().time() - flow.sent_by_client().next().unwrap().time();
-        let syn_ack_took =
-            flow.received_by_client().next().unwrap().time() - flow.sent_by_server().next().unwrap().time();
+        let took = |record: Option<&Record>| record.map(|it| it.time() - it.packet().time()).unwrap();
+        let syn_took = took(flow.received_by_server().next());
+        let syn_ack_took = took(flow.received_by_client().next());
         assert!(syn_took >= ms(30) && syn_ack_took >= ms(5) && syn_ack_took < ms(30), "{flow}");
     }
 
@@ -304,6 +316,20 @@ tfo_lab::lab_tests! {
         }
         drop(go);
         assert!(lab.tap().wait_until(PATIENCE, |_| lab.stats().delivered == 5000), "{:?}", lab.stats());
+    }
+
+    fn an_idle_wire_sleeps() {
+        let lab = Lab::builder().rtt(ms(400)).build().unwrap();
+        let (client, server) = (lab.host("client"), lab.host("server"));
+        let _receiver = udp(&server, server.addr(9));
+        // One packet on the wire, so that there is something to wait for.
+        udp(&client, client.addr(9)).send_to(b"x", server.addr(9)).unwrap();
+        assert!(lab.tap().wait_until(PATIENCE, |_| lab.stats().sent == 1));
+        assert!(!lab.tap().wait_quiet(ms(0), ms(20)));
+        let before = naps();
+        assert!(!lab.tap().wait_quiet(ms(0), ms(100)), "the packet is on its way");
+        assert!(naps() <= before + 1, "the wire woke up for nothing");
+        assert!(lab.tap().wait_until(PATIENCE, |_| lab.stats().delivered == 1));
     }
 
     fn packets_can_be_injected_and_delivered() {

@@ -126,6 +126,12 @@ impl<'a> RawClient<'a> {
         self
     }
 
+    /// An ACK with a number that the server never sent.
+    pub(crate) fn forged_ack(&mut self, data: &[u8]) -> &mut Self {
+        self.send(Parts { ack: Some(self.server_next().wrapping_add(12_345)), ..Parts::default() }, data);
+        self
+    }
+
     /// The same after a SYN whose data was not taken: it is sent again.
     pub(crate) fn ack_syn_only(&mut self, data: &[u8]) -> &mut Self {
         self.next = self.next.wrapping_sub(u32::try_from(data.len()).unwrap());

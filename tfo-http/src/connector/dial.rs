@@ -1,6 +1,7 @@
 //! From a list of addresses to a stream: deferred where a cookie is cached, else by a race of
 //! ordinary handshakes.
 
+use std::future::poll_fn;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -9,15 +10,15 @@ use std::time::Duration;
 use futures_util::StreamExt as _;
 use futures_util::stream::FuturesUnordered;
 use socket2::Socket;
-use tfo_core::{Connect, TcpInfo, sockopt};
+use tfo_core::{Connect, sockopt};
 use tokio::net::TcpStream;
 use tokio::time::{sleep, timeout};
 
 use super::config::{Config, SynData};
 use crate::error::{ConnectError, ConnectErrorKind};
 use crate::info::{ConnInfo, Reason};
-use crate::stream::TfoStream;
 use crate::stream::evidence::{self, Syn};
+use crate::stream::{TfoStream, poll_established};
 
 /// Connects to the first of `addresses` that answers, within the connect timeout.
 pub(super) async fn dial(
@@ -29,7 +30,7 @@ pub(super) async fn dial(
         None => race(&config, &addresses, dns).await,
         Some(whole) => timeout(whole, race(&config, &addresses, dns)).await.unwrap_or_else(|_| {
             let error = ConnectError::bare(ConnectErrorKind::TimedOut);
-            Err(addresses.first().map_or_else(|| unreachable_family(), |first| error.at(*first)))
+            Err(addresses.first().map_or_else(unreachable_family, |first| error.at(*first)))
         }),
     }
 }
@@ -136,15 +137,12 @@ pub(crate) fn register(socket: Socket) -> io::Result<TcpStream> {
 }
 
 async fn established(stream: &TcpStream, info: &ConnInfo, reason: Reason) -> Result<(), ConnectError> {
-    stream.writable().await.map_err(connect_error)?;
-    if let Some(error) = stream.take_error().map_err(connect_error)? {
-        return Err(connect_error(error));
-    }
+    let tcp_info = poll_fn(|cx| poll_established(stream, cx)).await.map_err(connect_error)?;
     let syn = match reason {
         Reason::NoCookie => Syn::AskedForCookie(reason),
         _ => Syn::Plain(reason),
     };
-    evidence::note(stream, TcpInfo::read(stream).ok().as_ref(), info, syn);
+    evidence::note(tcp_info.as_ref(), info, syn);
     Ok(())
 }
 

@@ -2,7 +2,6 @@
 
 use tfo_core::first_flight::Stop;
 use tfo_core::{ClientFail, TcpInfo};
-use tokio::net::TcpStream;
 
 use crate::info::{ConnInfo, Facts, Reason, SynOutcome};
 
@@ -22,13 +21,9 @@ pub(crate) enum Syn {
     },
 }
 
-/// Notes what became of a handshake that is over. One `TCP_INFO`, one `getsockname`.
-pub(crate) fn note(stream: &TcpStream, tcp_info: Option<&TcpInfo>, info: &ConnInfo, syn: Syn) {
-    let local_addr = stream.local_addr().ok();
-    info.update(|facts| {
-        facts.local_addr = local_addr;
-        judge(facts, tcp_info, syn);
-    });
+/// Notes what became of a handshake that is over.
+pub(crate) fn note(tcp_info: Option<&TcpInfo>, info: &ConnInfo, syn: Syn) {
+    info.update(|facts| judge(facts, tcp_info, syn));
 }
 
 fn judge(facts: &mut Facts, tcp_info: Option<&TcpInfo>, syn: Syn) {

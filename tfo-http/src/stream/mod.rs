@@ -13,7 +13,8 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use hyper_util::client::legacy::connect::{Connected, Connection};
+use http::Extensions;
+use hyper_util::client::legacy::connect::{Connected, Connection, HttpInfo};
 use socket2::Socket;
 use tfo_core::{FirstFlight, TcpInfo, TcpState};
 use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
@@ -90,6 +91,11 @@ impl TfoStream {
 
     /// What this connection did and what it saved.
     pub fn conn_info(&self) -> &ConnInfo {
+        if let State::Open(stream) = &self.state
+            && self.info.local_addr().is_none()
+        {
+            self.info.set_local_addr(stream.local_addr().ok());
+        }
         &self.info
     }
 
@@ -196,7 +202,8 @@ impl TfoStream {
         };
         self.timer = None;
         let State::SynSent { stream, flight, sent, syn } = self.take() else { return Poll::Ready(()) };
-        evidence::note(&stream, tcp_info.as_ref(), &self.info, syn);
+        evidence::note(tcp_info.as_ref(), &self.info, syn);
+        self.info.set_local_addr(stream.local_addr().ok());
         if sent < flight.len() {
             let draining = State::Draining { stream, flight, sent };
             self.go(Phase::SynSent, Event::EstablishedWithRest, draining);
@@ -292,7 +299,10 @@ impl TfoStream {
 }
 
 /// Ready when the handshake is over: with what the kernel says of it, or why it failed.
-fn poll_established(stream: &TcpStream, cx: &mut Context<'_>) -> Poll<io::Result<Option<TcpInfo>>> {
+pub(crate) fn poll_established(
+    stream: &TcpStream,
+    cx: &mut Context<'_>,
+) -> Poll<io::Result<Option<TcpInfo>>> {
     loop {
         let ready = ready!(stream.poll_write_ready(cx));
         let tcp_info = TcpInfo::read(stream).ok();
@@ -409,11 +419,13 @@ impl AsyncWrite for TfoStream {
 /// needs addresses that a deferred connection does not have yet).
 impl Connection for TfoStream {
     fn connected(&self) -> Connected {
-        match &self.state {
-            State::Open(stream) => stream.connected(),
-            _ => Connected::new(),
-        }
-        .extra(self.info.clone())
+        let State::Open(stream) = &self.state else { return Connected::new().extra(self.info.clone()) };
+        let connected = stream.connected();
+        let mut extras = Extensions::new();
+        connected.get_extras(&mut extras);
+        // It has just asked the kernel.
+        self.info.set_local_addr(extras.get().map(HttpInfo::local_addr));
+        connected.extra(self.info.clone())
     }
 }
 

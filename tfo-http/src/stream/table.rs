@@ -74,7 +74,8 @@ mod tests {
     fn the_matrix_is_the_committed_one() {
         let mut lines = vec![row("", PHASES.map(|phase| format!("{phase:?}")))];
         for event in EVENTS {
-            let to = PHASES.map(|phase| next(phase, event).map_or("-".to_owned(), |to| format!("{to:?}")));
+            let to =
+                PHASES.map(|phase| next(phase, event).map_or_else(|| "-".to_owned(), |to| format!("{to:?}")));
             lines.push(row(&format!("{event:?}"), to));
         }
         let committed: Vec<_> = include_str!("states.txt").lines().collect();

@@ -7,8 +7,8 @@ use crate::packet::Packet;
 /// Captures SYNs that carry data; they pass. A duplicate of each arrives after a delay, or whenever the test
 /// [injects](crate::Lab::inject) it.
 ///
-/// It is what makes data in a SYN reach an application twice (RFC 7413 2.1): a duplicate that arrives after the
-/// client has closed opens a second connection.
+/// It is what makes data in a SYN reach an application twice (RFC 7413 2.1): a duplicate that arrives after
+/// the client has closed opens a second connection.
 #[derive(Debug, Default)]
 pub struct DuplicateSyn {
     after: Option<Duration>,

@@ -1,7 +1,7 @@
 //! What a hostile, or merely old, path does to packets.
 //!
-//! A middlebox is anything that looks at a [`Packet`] and gives a [`Verdict`]; a closure will do. One file per
-//! behaviour in this directory.
+//! A middlebox is anything that looks at a [`Packet`] and gives a [`Verdict`]; a closure will do. One file
+//! per behaviour in this directory.
 
 mod drop_syn_data;
 mod duplicate_syn;
@@ -20,9 +20,9 @@ pub use strip_fastopen::StripFastOpen;
 
 /// Something on the path that looks at every packet, of every direction.
 ///
-/// It runs on the wire's thread: a slow one delays all packets. It may look at the tap, inject packets and change
-/// delays and losses, but must not add or remove middleboxes. If it panics it is taken off the path, and
-/// dropping the lab panics too.
+/// It runs on the wire's thread: a slow one delays all packets. It may look at the tap, inject packets and
+/// change delays and losses, but must not add or remove middleboxes. If it panics it is taken off the path,
+/// and dropping the lab panics too.
 ///
 /// ```no_run
 /// # use tfo_lab::{Lab, Packet, Verdict};
@@ -68,8 +68,8 @@ pub enum Verdict {
 impl Verdict {
     /// The same, and a packet besides: a RST back to the sender, a duplicate.
     ///
-    /// It goes wherever its destination address says, with the delay of that direction, past all middleboxes, and
-    /// is never lost.
+    /// It goes wherever its destination address says, with the delay of that direction, past all middleboxes,
+    /// and is never lost.
     pub fn and(self, extra: impl Into<Extra>) -> Self {
         match self {
             Self::Also(verdict, mut extras) => {

@@ -3,8 +3,8 @@ use crate::packet::Packet;
 
 /// Overwrites the Fast Open option (34) in SYN and SYN-ACK by padding. The data in a SYN passes.
 ///
-/// Linux asks again with the experimental option after a request with option 34 brought no cookie, so a path is
-/// only closed to it with [`experimental`](Self::experimental).
+/// Linux asks again with the experimental option after a request with option 34 brought no cookie, so a path
+/// is only closed to it with [`experimental`](Self::experimental).
 #[derive(Clone, Copy, Debug, Default)]
 pub struct StripFastOpen {
     experimental: bool,

@@ -59,8 +59,9 @@ impl Record {
 
 /// Everything that has happened on the wire. A clone shows the same.
 ///
-/// Packets are recorded by the wire's thread, shortly after the hosts have sent them: a test that has only just
-/// finished an exchange waits for its end by [`wait_until`](Self::wait_until) or [`wait_quiet`](Self::wait_quiet).
+/// Packets are recorded by the wire's thread, shortly after the hosts have sent them: a test that has only
+/// just finished an exchange waits for its end by [`wait_until`](Self::wait_until) or
+/// [`wait_quiet`](Self::wait_quiet).
 #[derive(Clone)]
 pub struct Tap(Arc<Inner>);
 
@@ -158,8 +159,8 @@ impl Tap {
         }
     }
 
-    /// Waits until nothing is on the wire and nothing has happened for `quiet`; `false` if that took longer than
-    /// `timeout`.
+    /// Waits until nothing is on the wire and nothing has happened for `quiet`; `false` if that took longer
+    /// than `timeout`.
     pub fn wait_quiet(&self, quiet: Duration, timeout: Duration) -> bool {
         let deadline = self.now() + timeout;
         let begun = self.now();
