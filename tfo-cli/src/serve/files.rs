@@ -1,0 +1,250 @@
+//! The files: what may be asked for, and how they are reached.
+//!
+//! `ServeDir` makes the answers (types, ranges, conditions). Every path is opened *beneath* the root by
+//! `cap-std`, which on Linux is `openat2` with `RESOLVE_BENEATH`: no `..`, symbolic link or exchange of
+//! directories while the request is under way leads out. Nothing is checked first and opened later.
+
+use std::convert::Infallible;
+use std::future::Future;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::SystemTime;
+
+use bytes::Bytes;
+use cap_std::ambient_authority;
+use cap_std::fs::Dir;
+use http::header::CONTENT_TYPE;
+use http::{HeaderValue, Request, Response, StatusCode};
+use http_body_util::{Either, Full};
+use hyper::body::Incoming;
+use percent_encoding::percent_decode_str;
+use tokio::io::{AsyncRead, AsyncSeek, ReadBuf};
+use tokio::task::spawn_blocking;
+use tower_http::services::ServeDir;
+use tower_http::services::fs::{DefaultServeDirFallback, ServeFileSystemResponseBody};
+use tower_service::Service as _;
+
+use crate::failure::{Code, Failure};
+
+const INDEX: &str = "index.html";
+
+/// The files beneath one directory.
+#[derive(Clone, Debug)]
+pub(super) struct Files(ServeDir<DefaultServeDirFallback, Beneath>);
+
+impl Files {
+    pub(super) fn open(root: &Path) -> Result<Self, Failure> {
+        let name = root.display();
+        if root.metadata().is_ok_and(|metadata| !metadata.is_dir()) {
+            return Err(Failure::new(Code::General, format!("{name} is not a directory (--root)")));
+        }
+        let root = Dir::open_ambient_dir(root, ambient_authority()).map_err(|error| {
+            Failure::because(Code::General, format_args!("cannot open the directory {name} (--root)"), &error)
+        })?;
+        Ok(Self(ServeDir::with_backend("", Beneath(Arc::new(root)))))
+    }
+
+    pub(super) async fn answer(mut self, request: Request<Incoming>) -> Result<Response<Body>, Infallible> {
+        if may_be_asked_for(request.uri().path()) {
+            let response = self.0.call(request).await?;
+            if response.status() != StatusCode::NOT_FOUND {
+                return Ok(response.map(Body::Left));
+            }
+        }
+        // The same for what is not there and what is not shown.
+        let mut response = Response::new(Body::Right(Full::from("not found\n")));
+        *response.status_mut() = StatusCode::NOT_FOUND;
+        response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
+        Ok(response)
+    }
+}
+
+type Body = Either<ServeFileSystemResponseBody, Full<Bytes>>;
+
+/// Whether a path of a URL can name a file that is served: plain segments, none of them empty or
+/// beginning with a dot.
+fn may_be_asked_for(path: &str) -> bool {
+    let Some(path) = path.strip_prefix('/') else { return false };
+    let mut segments = path.split('/').peekable();
+    while let Some(segment) = segments.next() {
+        let last = segments.peek().is_none();
+        let Ok(name) = percent_decode_str(segment).decode_utf8() else { return false };
+        let plain = !name.starts_with('.') && !name.contains(['/', '\\', '\0']);
+        // `//host` would be another host's name in a redirect.
+        if !plain || name.is_empty() && !last {
+            return false;
+        }
+    }
+    true
+}
+
+/// Opens what lies beneath the root, and nothing else.
+#[derive(Clone, Debug)]
+struct Beneath(Arc<Dir>);
+
+type Opening<T> = Pin<Box<dyn Future<Output = io::Result<T>> + Send>>;
+
+impl tower_http::services::fs::Backend for Beneath {
+    type File = File;
+    type Metadata = Metadata;
+    type OpenFuture = Opening<File>;
+    type MetadataFuture = Opening<Metadata>;
+
+    fn open(&self, path: PathBuf) -> Opening<File> {
+        self.blocking(move |root| {
+            // Opening a pipe would wait for its writer.
+            if !root.metadata(&path)?.is_file() {
+                return Err(io::ErrorKind::NotFound.into());
+            }
+            let file = root.open(&path)?.into_std();
+            let metadata = Metadata::of(&file.metadata()?);
+            Ok(File { file: tokio::fs::File::from_std(file), metadata })
+        })
+    }
+
+    fn metadata(&self, path: PathBuf) -> Opening<Metadata> {
+        self.blocking(move |root| {
+            let metadata = root.metadata(&path)?;
+            let servable = match metadata.is_dir() {
+                true => root.metadata(path.join(INDEX))?.is_file(),
+                false => metadata.is_file(),
+            };
+            match servable {
+                true => Ok(Metadata {
+                    is_dir: metadata.is_dir(),
+                    modified: metadata.modified().ok().map(cap_std::time::SystemTime::into_std),
+                    length: metadata.len(),
+                }),
+                false => Err(io::ErrorKind::NotFound.into()),
+            }
+        })
+    }
+}
+
+impl Beneath {
+    fn blocking<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&Dir) -> io::Result<T> + Send + 'static,
+    ) -> Opening<T> {
+        let root = self.0.clone();
+        let done = spawn_blocking(move || work(&root));
+        Box::pin(async move { done.await?.map_err(hidden) })
+    }
+}
+
+/// Whatever is wrong with a path, a client learns that there is nothing; not so if this server has
+/// run out of something.
+fn hidden(error: io::Error) -> io::Error {
+    #[cfg(unix)]
+    let ours = matches!(error.raw_os_error(), Some(libc::EMFILE | libc::ENFILE | libc::ENOMEM | libc::EIO));
+    #[cfg(not(unix))]
+    let ours = error.kind() == io::ErrorKind::OutOfMemory;
+    if ours { error } else { io::ErrorKind::NotFound.into() }
+}
+
+/// An open file.
+#[derive(Debug)]
+struct File {
+    file: tokio::fs::File,
+    metadata: Metadata,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Metadata {
+    is_dir: bool,
+    modified: Option<SystemTime>,
+    length: u64,
+}
+
+impl Metadata {
+    fn of(metadata: &std::fs::Metadata) -> Self {
+        Self { is_dir: metadata.is_dir(), modified: metadata.modified().ok(), length: metadata.len() }
+    }
+}
+
+impl tower_http::services::fs::Metadata for Metadata {
+    fn is_dir(&self) -> bool {
+        self.is_dir
+    }
+
+    fn modified(&self) -> io::Result<SystemTime> {
+        self.modified.ok_or_else(|| io::ErrorKind::Unsupported.into())
+    }
+
+    fn len(&self) -> u64 {
+        self.length
+    }
+}
+
+impl tower_http::services::fs::File for File {
+    type Metadata = Metadata;
+    type MetadataFuture<'a> = std::future::Ready<io::Result<Metadata>>;
+
+    fn metadata(&self) -> Self::MetadataFuture<'_> {
+        std::future::ready(Ok(self.metadata))
+    }
+}
+
+impl AsyncRead for File {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.file).poll_read(cx, buffer)
+    }
+}
+
+impl AsyncSeek for File {
+    fn start_seek(mut self: Pin<&mut Self>, position: io::SeekFrom) -> io::Result<()> {
+        Pin::new(&mut self.file).start_seek(position)
+    }
+
+    fn poll_complete(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<u64>> {
+        Pin::new(&mut self.file).poll_complete(cx)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn plain_paths_only() {
+        for good in ["/", "/a", "/a/", "/a/b.txt", "/a%20b", "/%C3%A4", "/a..b", "/a./b"] {
+            assert!(may_be_asked_for(good), "{good}");
+        }
+        for bad in [
+            "",
+            "*",
+            "a",
+            "//",
+            "//a",
+            "/a//b",
+            "/.",
+            "/..",
+            "/../a",
+            "/a/../b",
+            "/a/.git/b",
+            "/.env",
+            "/%2e%2e/a",
+            "/%2E%2e%2fa",
+            "/a%2fb",
+            "/a%2Fb",
+            "/a%5cb",
+            "/a\\b",
+            "/a%00b",
+            "/%00",
+            "/%ff",
+            "/a/%2e",
+            "/%2f",
+            "/%2fetc/passwd",
+            "/.well-known/x",
+        ] {
+            assert!(!may_be_asked_for(bad), "{bad}");
+        }
+    }
+}

@@ -1,0 +1,63 @@
+//! HTTP/1.1 on a listener, until it is told to stop.
+
+use std::convert::Infallible;
+use std::future::Future;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{Request, Response};
+use http_body::Body;
+use hyper::body::Incoming;
+use hyper::server::conn::http1;
+use hyper::service::Service;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::server::graceful::GracefulShutdown;
+use tfo_http_server::{AcceptInfo, TfoListener};
+use tokio::sync::Semaphore;
+use tokio::time::timeout;
+
+/// Connections at a time; further ones wait in the kernel.
+const CONNECTIONS: usize = 1000;
+/// How long a client may take for the head of a request, or say nothing.
+const HEAD_PATIENCE: Duration = Duration::from_secs(30);
+/// How long the requests under way may take when all shall end.
+const END_PATIENCE: Duration = Duration::from_secs(10);
+
+/// Serves each connection with the service that `service` makes for it, until `stop`; then answers the
+/// requests under way, for ten seconds at most.
+pub(crate) async fn serve<S, B>(
+    listener: TfoListener,
+    service: impl Fn(AcceptInfo) -> S,
+    stop: impl Future<Output = ()>,
+) where
+    S: Service<Request<Incoming>, Response = Response<B>, Error = Infallible> + Send + 'static,
+    S::Future: Send,
+    B: Body<Data = Bytes> + Send + 'static,
+    B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+{
+    let mut builder = http1::Builder::new();
+    builder.timer(TokioTimer::new()).header_read_timeout(HEAD_PATIENCE);
+    let graceful = GracefulShutdown::new();
+    let places = Arc::new(Semaphore::new(CONNECTIONS));
+    let mut stop = std::pin::pin!(stop);
+    loop {
+        let next = async {
+            let place = places.clone().acquire_owned().await;
+            (listener.accept_next().await.0, place)
+        };
+        let (stream, place) = tokio::select! {
+            next = next => next,
+            () = &mut stop => break,
+        };
+        let service = service(stream.info());
+        let connection = graceful.watch(builder.serve_connection(TokioIo::new(stream), service));
+        tokio::spawn(async move {
+            // What a client does to its own connection is its own affair.
+            let _ = connection.await;
+            drop(place);
+        });
+    }
+    drop(listener);
+    let _ = timeout(END_PATIENCE, graceful.shutdown()).await;
+}

@@ -1,0 +1,75 @@
+//! `tfo serve`: the files of a directory, with TCP Fast Open.
+
+mod files;
+pub(crate) mod http1;
+mod signals;
+
+use std::io::{self, Write as _};
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+
+use hyper::service::service_fn;
+use tfo_http_server::{BindError, BindStep, TfoListener};
+
+use crate::args::ServeArgs;
+use crate::failure::{Code, Failure};
+use files::Files;
+use signals::Signals;
+
+/// The port where none was asked for.
+const PORT: u16 = 8080;
+
+/// Runs the command.
+pub(crate) fn run(args: &ServeArgs) -> Result<(), Failure> {
+    let files = Files::open(&args.root)?;
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| Failure::because(Code::General, "cannot start", &error))?;
+    let result = runtime.block_on(serve(args, files));
+    // A file on a dead network mount must not keep anybody waiting.
+    runtime.shutdown_background();
+    result
+}
+
+async fn serve(args: &ServeArgs, files: Files) -> Result<(), Failure> {
+    let signals = Signals::new()
+        .map_err(|error| Failure::because(Code::General, "cannot watch for signals", &error))?;
+    let listener = bind(args).map_err(|error| Failure::new(Code::General, crate::failure::chain(&error)))?;
+    announce(&listener);
+    let service = service_fn(move |request| {
+        let files = files.clone();
+        async move { files.answer(request).await }
+    });
+    http1::serve(listener, move |_| service.clone(), signals.first()).await;
+    Ok(())
+}
+
+fn bind(args: &ServeArgs) -> Result<TfoListener, BindError> {
+    let bind = |address| {
+        let builder = TfoListener::builder();
+        match args.fastopen_queue {
+            0 => builder.fastopen(false).bind(address),
+            queue => builder.fastopen_queue(queue).bind(address),
+        }
+    };
+    if let Some(address) = args.listen {
+        return bind(address);
+    }
+    match bind(SocketAddr::from((Ipv6Addr::UNSPECIFIED, PORT))) {
+        Err(error) if lacks_ipv6(&error) => bind(SocketAddr::from((Ipv4Addr::UNSPECIFIED, PORT))),
+        result => result,
+    }
+}
+
+/// Without the address family there is no socket; with it switched off there is no address.
+fn lacks_ipv6(error: &BindError) -> bool {
+    error.step() == BindStep::Socket || error.kind() == io::ErrorKind::AddrNotAvailable
+}
+
+/// The address on standard output, for programs too; the rest on standard error. Nobody has to read it.
+fn announce(listener: &TfoListener) {
+    let _ = writeln!(io::stderr(), "{}", listener.effect());
+    let mut stdout = io::stdout();
+    let _ = writeln!(stdout, "listening on http://{}", listener.local_addr());
+    let _ = stdout.flush();
+}

@@ -1,0 +1,430 @@
+//! `tfo` on a network with a round trip: what rides, what may not, and what everybody says of it.
+
+#![expect(clippy::unwrap_used, reason = "tests")]
+#![cfg_attr(not(target_os = "linux"), allow(unused, reason = "no lab elsewhere"))]
+
+mod support;
+
+use std::fs;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{TcpListener, TcpStream};
+use std::path::Path;
+use std::process::{Child, Stdio};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+use support::{PATIENCE, Ran, TFO, read_head, tfo};
+use tfo_lab::{Flow, Host, Lab, lab_tests};
+
+const RTT: Duration = Duration::from_millis(20);
+const PORT: u16 = 8080;
+
+lab_tests! {
+    fn repeat_visits_ride() {
+        let lab = Lab::builder().rtt(RTT).build().unwrap();
+        let _serve = Serve::start(&lab);
+        // Three processes: the cookie is in the kernel, not in the program.
+        let runs = [(); 3].map(|()| get(&lab, &["--json"]));
+        let records: Vec<_> = runs.iter().flat_map(Ran::records).collect();
+        assert_ridden(&records, &flows(&lab));
+        // One process, three visits more: all ride.
+        let records = get(&lab, &["--json", "-n", "3"]).records();
+        assert!(records.iter().all(|record| record["outcome"] == "syn_data_acked"), "{records:?}");
+    }
+
+    fn with_tfo_off_the_same_questions_are_answered_by_no() {
+        let lab = Lab::builder().rtt(RTT).build().unwrap();
+        let _serve = Serve::start(&lab);
+        get(&lab, &["-n", "2"]); // there is a cookie
+        lab.tap().wait_quiet(Duration::from_millis(50), PATIENCE);
+        lab.tap().clear();
+        let records = get(&lab, &["--json", "-n", "3", "--tfo", "off"]).records();
+        let flows = flows(&lab);
+        assert_eq!((records.len(), flows.len()), (3, 3));
+        for (record, flow) in records.iter().zip(&flows) {
+            assert_eq!((&record["outcome"], &record["reason"]), (&"plain".into(), &"off".into()));
+            assert_eq!((&record["saved_rtts"], &record["syn_data_bytes"]), (&0.into(), &0.into()));
+            assert!(flow.syn().fast_open().is_none(), "not even a cookie is sent\n{flow}");
+            assert!(ridden(record, flow).is_err());
+        }
+    }
+
+    fn a_post_does_not_ride() {
+        let lab = Lab::builder().rtt(RTT).build().unwrap();
+        let server = echo(&lab.host("server"), 3);
+        let runs = [&["--json"] as &[_], &["--json"], &["--json", "-d", "pay=1"]].map(|args| get(&lab, args));
+        let record = &runs[2].records()[0];
+        assert_eq!((&record["outcome"], &record["reason"]), (&"data_less".into(), &"not_replay_safe".into()), "{record}");
+        assert_eq!((&record["saved_rtts"], &record["syn_data_bytes"]), (&0.into(), &0.into()), "{record}");
+        let flow = &flows(&lab)[2];
+        assert!(flow.syn().payload().is_empty() && flow.syn().fast_open().is_some(), "{flow}");
+        let requests = server.join().unwrap();
+        assert!(requests[2].starts_with(b"POST ") && requests[2].ends_with(b"pay=1"));
+    }
+
+    fn a_large_request_fills_the_syn_and_saves_nothing() {
+        let lab = Lab::builder().rtt(RTT).build().unwrap();
+        let _serve = Serve::start(&lab);
+        get(&lab, &[]);
+        let header = format!("X-Large: {}", "x".repeat(3000));
+        let record = &get(&lab, &["--json", "-H", &header]).records()[0];
+        assert_eq!((&record["outcome"], &record["reason"]), (&"syn_data_acked".into(), &"too_large".into()), "{record}");
+        assert_eq!((&record["syn_data_bytes"], &record["saved_rtts"]), (&1420.into(), &0.into()), "{record}");
+        assert!(record["first_flight_bytes"].as_u64() > Some(3000) && record["saved_us"] == 0, "{record}");
+        assert_eq!(flows(&lab)[1].syn_data_acked(), 1420);
+    }
+
+    fn a_reused_connection_saves_once() {
+        let lab = Lab::builder().rtt(RTT).build().unwrap();
+        let _serve = Serve::start(&lab);
+        get(&lab, &[]);
+        let ran = get(&lab, &["--json", "--reuse", "-n", "3"]);
+        let told: Vec<_> = ran.records().iter().map(|record| {
+            (record["reused"].as_bool().unwrap(), record["saved_rtts"].as_u64().unwrap(), record["saved_us"] == 0)
+        }).collect();
+        assert_eq!(told, [(false, 1, false), (true, 0, true), (true, 0, true)], "{ran:?}");
+        assert_eq!(flows(&lab).len(), 2);
+    }
+
+    fn lines_for_people_say_it_too() {
+        let lab = Lab::builder().rtt(RTT).build().unwrap();
+        let _serve = Serve::start(&lab);
+        let ran = get(&lab, &["-n", "2"]);
+        let lines: Vec<_> = ran.stderr.lines().collect();
+        assert!(lines[0].contains("nothing in the SYN") && lines[0].contains("no cookie"), "{ran:?}");
+        assert!(lines[1].contains("request in the SYN") && lines[1].contains("saved 1 round trip (2"), "{ran:?}");
+        assert_eq!(ran.stdout, "hellohello");
+    }
+
+    fn silent_and_refused_addresses_end_in_time() {
+        let lab = Lab::builder().rtt(RTT).build().unwrap();
+        let serve = Serve::start(&lab);
+        get(&lab, &[]);
+        // No host has this address: its packets are lost.
+        let begun = Instant::now();
+        let client = lab.host("client");
+        run(&client, &["get", "--connect-timeout", "300ms", "http://10.0.0.99/"]).assert_failed(28, "--connect-timeout");
+        run(&client, &["get", "--max-time", "300ms", "http://10.0.0.99/"]).assert_failed(28, "--max-time");
+        // With a cookie in the cache the failure shows when the request is sent.
+        drop(serve);
+        get(&lab, &["--json"]).assert_failed(7, "refused");
+        lab.set_loss("client", "server", 1.0);
+        let silent = get(&lab, &["--json", "--connect-timeout", "300ms"]);
+        silent.assert_failed(28, "--connect-timeout");
+        assert_eq!(silent.records()[0]["outcome"], "failed");
+        assert!(begun.elapsed() < Duration::from_secs(10));
+    }
+
+    fn a_name_that_nobody_answers_for_ends_in_time() {
+        // In a lab nobody answers for names at all, or the system says so at once.
+        let lab = Lab::builder().rtt(RTT).build().unwrap();
+        let begun = Instant::now();
+        let ran = run(&lab.host("client"), &["get", "--connect-timeout", "500ms", "http://name.example/"]);
+        assert!([6, 28].contains(&ran.code), "{ran:?}");
+        assert!(begun.elapsed() < Duration::from_secs(5), "{ran:?}");
+    }
+
+    fn get_rides_to_nginx() {
+        if !there("nginx") {
+            return;
+        }
+        for (listen, rides) in [("fastopen=64", true), ("", false)] {
+            let lab = Lab::builder().rtt(RTT).build().unwrap();
+            let _nginx = Nginx::start(&lab.host("server"), listen);
+            let records = get(&lab, &["--json", "-n", "3"]).records();
+            let from_client = |flow: &Flow| flow.client().ip() == lab.host("client").ipv4();
+            let flows: Vec<_> = flows(&lab).into_iter().filter(from_client).collect();
+            if rides {
+                assert_ridden(&records, &flows);
+            } else {
+                assert!(records.iter().all(|record| record["outcome"] == "cookie_requested"), "{records:?}");
+                assert!(flows.iter().all(|flow| !flow.answered_before_any_further_client_packet()));
+            }
+        }
+    }
+
+    fn curl_rides_to_serve() {
+        if !there("curl") {
+            return;
+        }
+        for (args, rides) in [(&["--tcp-fastopen"] as &[_], true), (&[], false)] {
+            let lab = Lab::builder().rtt(RTT).build().unwrap();
+            let _serve = Serve::start(&lab);
+            for _ in 0..2 {
+                let curl = lab.host("client").command("curl").args(["-sS"]).args(args).arg(url(&lab)).output().unwrap();
+                assert_eq!(String::from_utf8_lossy(&curl.stdout), "hello", "{curl:?}");
+            }
+            let flow = &flows(&lab)[1];
+            assert_eq!(flow.request_delivered_in_syn(), rides, "{flow}");
+            assert_eq!(flow.answered_before_any_further_client_packet(), rides, "{flow}");
+        }
+    }
+
+    fn serve_says_what_will_become_of_it() {
+        for (bits, says) in [(3, "works"), (1, "fix: sysctl -w net.ipv4.tcp_fastopen=3"), (0, "fix: sysctl -w net.ipv4.tcp_fastopen=2")] {
+            let lab = Lab::builder().fastopen("server", bits).build().unwrap();
+            let said = Serve::start(&lab).end();
+            assert!(said.contains(says), "{bits}: {said}");
+        }
+    }
+
+    fn every_setting_of_both_sides_works_and_is_told() {
+        for client in 0..4 {
+            for server in 0..4 {
+                let lab = Lab::builder().rtt(RTT).fastopen("client", client).fastopen("server", server).build().unwrap();
+                let _serve = Serve::start(&lab);
+                let ran = get(&lab, &["--json", "-n", "3"]);
+                assert_eq!(ran.code, 0, "{client} {server}: {ran:?}");
+                let told: Vec<_> = ran.records().iter().map(|record| {
+                    assert_eq!(record["status"], 200);
+                    let text = |name: &str| record[name].as_str().unwrap_or("").to_owned();
+                    (text("outcome"), text("reason"), record["saved_rtts"].as_u64().unwrap())
+                }).collect();
+                let all = |outcome: &str, reason: &str, saved| (outcome.to_owned(), reason.to_owned(), saved);
+                let asked = all("cookie_requested", "no_cookie", 0);
+                let expected = match (client & 1 != 0, server & 2 != 0) {
+                    (false, _) => vec![all("plain", "unsupported", 0); 3],
+                    (true, false) => vec![asked; 3],
+                    (true, true) => vec![asked, all("syn_data_acked", "", 1), all("syn_data_acked", "", 1)],
+                };
+                assert_eq!(told, expected, "client {client}, server {server}");
+            }
+        }
+    }
+
+    fn a_server_that_switches_off_is_told_of() {
+        let lab = Lab::builder().rtt(RTT).build().unwrap();
+        let _serve = Serve::start(&lab);
+        get(&lab, &[]);
+        lab.host("server").set_sysctl("net.ipv4.tcp_fastopen", 0).unwrap();
+        let ran = get(&lab, &["--json"]);
+        let record = &ran.records()[0];
+        assert_eq!((ran.code, &record["outcome"], &record["reason"]), (0, &"syn_data_not_acked".into(), &"not_acked".into()));
+        assert_eq!((&record["saved_rtts"], &record["saved_us"]), (&0.into(), &0.into()));
+    }
+
+    fn the_demo_shows_what_it_claims() {
+        let ran = tfo(&["demo", "--rtt", "20ms", "--requests", "3", "--json"]);
+        assert_eq!(ran.code, 0, "{ran:?}");
+        let demo = ran.demo();
+        assert_eq!((&demo["network"], &demo["requests"]), (&"lab".into(), &3.into()), "{demo}");
+        assert_eq!((&demo["evidence_agrees"], &demo["summary"]["saved_visits"]), (&true.into(), &3.into()), "{demo}");
+        let visits = demo["visits"].as_array().unwrap();
+        assert_eq!(visits.len(), 8);
+        for visit in visits {
+            let rides = visit["repeat"] == true && visit["mode"] == "tfo";
+            assert_eq!(visit["saved_rtts"], u64::from(rides), "{visit}");
+            assert_eq!(visit["packets"]["delivered_in_syn"], rides, "{visit}");
+            assert_eq!(visit["server_saw_syn_data"], rides, "{visit}");
+        }
+        let saved = demo["summary"]["saved_median_us"].as_i64().unwrap();
+        assert!((10_000..40_000).contains(&saved), "about one round trip: {saved}");
+        assert!(demo["claim"].as_str().unwrap().ends_with("saved on each of 3"), "{demo}");
+    }
+
+    fn the_demo_for_people_ends_with_its_claim() {
+        let ran = tfo(&["demo", "--rtt", "10ms", "--requests", "1"]);
+        assert_eq!((ran.code, ran.stderr.as_str()), (0, ""), "{ran:?}");
+        let last = ran.stdout.lines().last().unwrap();
+        assert!(last.starts_with("repeat visit: ") && last.contains("one round trip ("), "{ran:?}");
+        assert!(ran.stdout.lines().all(|line| line.chars().count() <= 100), "{}", ran.stdout);
+    }
+
+    fn the_demo_changes_no_setting_and_runs_without_a_lab() {
+        // A host of a lab, as a machine on which the demo may not make a lab of its own.
+        for (bits, rides) in [(1, false), (3, true)] {
+            let lab = Lab::builder().fastopen("client", bits).build().unwrap();
+            let host = lab.host("client");
+            let before = host.sysctl("net.ipv4.tcp_fastopen").unwrap();
+            let Some(ran) = without_tun(&host, &["demo", "--json", "--requests", "2"]) else { return };
+            assert_eq!(ran.code, 0, "{ran:?}");
+            let demo = ran.demo();
+            assert_eq!(demo["network"], "loopback", "{demo}");
+            assert!(demo["why_loopback"].as_str().unwrap().contains("/dev/net/tun") && demo["rtt_us"].is_null(), "{demo}");
+            assert_eq!(demo["summary"]["saved_visits"], if rides { 2 } else { 0 }, "{demo}");
+            let fixes = demo["problems"].as_array().unwrap().iter().filter_map(|problem| problem["fix"].as_str());
+            assert_eq!(fixes.into_iter().any(|fix| fix == "sysctl -w net.ipv4.tcp_fastopen=3"), !rides, "{demo}");
+            assert!(demo["claim"].as_str().unwrap().contains("loopback has no round trip worth saving"), "{demo}");
+            assert_eq!(host.sysctl("net.ipv4.tcp_fastopen").unwrap(), before);
+        }
+    }
+}
+
+/// Runs `tfo` in a host.
+fn run(host: &Host, args: &[&str]) -> Ran {
+    host.command(TFO).args(args).output().unwrap().into()
+}
+
+/// Runs `tfo` where there is no `/dev/net/tun`, as in most containers; `None` where that cannot be
+/// arranged.
+fn without_tun(host: &Host, args: &[&str]) -> Option<Ran> {
+    if !there("unshare") {
+        return None;
+    }
+    let hide = "mount -t tmpfs none /dev/net && exec \"$@\"";
+    let command =
+        host.command("unshare").args(["--mount", "--propagation", "private", "sh", "-c", hide, "sh", TFO]);
+    Some(command.args(args).output().unwrap().into())
+}
+
+fn url(lab: &Lab) -> String {
+    format!("http://{}/", lab.host("server").addr(PORT))
+}
+
+/// `tfo get`, from the client to the server.
+fn get(lab: &Lab, args: &[&str]) -> Ran {
+    run(&lab.host("client"), &[&["get"], args, &[&url(lab)]].concat())
+}
+
+/// The connections so far, when all is quiet.
+fn flows(lab: &Lab) -> Vec<Flow> {
+    assert!(lab.tap().wait_quiet(Duration::from_millis(50), PATIENCE), "{}", lab.tap().ladder());
+    lab.tap().flows_of(PORT)
+}
+
+/// The first visit asked for a cookie, the later ones rode.
+fn assert_ridden(records: &[Value], flows: &[Flow]) {
+    assert_eq!(records.len(), flows.len());
+    assert_eq!((&records[0]["outcome"], &records[0]["saved_rtts"]), (&"cookie_requested".into(), &0.into()));
+    assert!(!flows[0].answered_before_any_further_client_packet(), "{}", flows[0]);
+    for (record, flow) in records.iter().zip(flows).skip(1) {
+        ridden(record, flow).unwrap();
+    }
+}
+
+/// Everybody's word for it, and that they mean the same connection.
+fn ridden(record: &Value, flow: &Flow) -> Result<(), String> {
+    let rtt = record["handshake_rtt_us"].as_u64().unwrap_or_default();
+    let questions = [
+        ("outcome", record["outcome"] == "syn_data_acked"),
+        ("reason", record["reason"].is_null()),
+        ("saved_rtts", record["saved_rtts"] == 1),
+        ("saved_us", record["saved_us"] == rtt && rtt >= 20_000),
+        ("first_flight_bytes", record["first_flight_bytes"] == record["syn_data_bytes"]),
+        ("local_addr", record["local_addr"] == flow.client().to_string()),
+        ("remote_addr", record["remote_addr"] == flow.server().to_string()),
+        ("bytes in the SYN", record["syn_data_bytes"] == flow.syn().payload().len()),
+        ("a request in the SYN", flow.syn().payload().starts_with(b"GET / HTTP/1.1\r\n")),
+        ("delivered", flow.request_delivered_in_syn()),
+        ("nothing but the SYN caused the answer", flow.answered_before_any_further_client_packet()),
+    ];
+    match questions.iter().find(|(_, yes)| !yes) {
+        None => Ok(()),
+        Some((question, _)) => Err(format!("not so: {question}\n{record}\n{flow}")),
+    }
+}
+
+/// A running `tfo serve` with a page that says hello.
+struct Serve {
+    process: Child,
+    _root: tempfile::TempDir,
+}
+
+impl Serve {
+    fn start(lab: &Lab) -> Self {
+        let root = tempfile::tempdir().unwrap();
+        fs::write(root.path().join("index.html"), "hello").unwrap();
+        let listen = format!("0.0.0.0:{PORT}");
+        let command =
+            lab.host("server").command(TFO).args(["serve", "--listen", &listen, "--root"]).arg(root.path());
+        let mut process = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        let mut line = String::new();
+        BufReader::new(process.stdout.as_mut().unwrap()).read_line(&mut line).unwrap();
+        assert_eq!(line, format!("listening on http://{listen}\n"));
+        Self { process, _root: root }
+    }
+
+    /// What it said on standard error.
+    fn end(mut self) -> String {
+        let _ = self.process.kill();
+        let mut said = String::new();
+        self.process.stderr.take().unwrap().read_to_string(&mut said).unwrap();
+        said
+    }
+}
+
+impl Drop for Serve {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
+/// A server that answers so many requests, and keeps what it was asked.
+fn echo(host: &Host, connections: usize) -> JoinHandle<Vec<Vec<u8>>> {
+    let listener = host.run(|| TcpListener::bind(("0.0.0.0", PORT))).unwrap();
+    tfo_core::sockopt::set_fastopen(&listener, 16).unwrap();
+    host.spawn(move || {
+        let answer = |mut stream: TcpStream| {
+            let mut request = read_head(&mut stream);
+            let body = request.ends_with(b"pay=1") || !request.starts_with(b"POST");
+            if !body {
+                let mut rest = [0; 5];
+                stream.read_exact(&mut rest).unwrap();
+                request.extend_from_slice(&rest);
+            }
+            stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n").unwrap();
+            request
+        };
+        (0..connections).map(|_| answer(listener.accept().unwrap().0)).collect()
+    })
+}
+
+/// Whether the program is installed. Where the lab is required, its peers are too.
+fn there(program: &str) -> bool {
+    let paths = std::env::var_os("PATH").unwrap_or_default();
+    let sbin = ["/usr/sbin".into(), "/sbin".into()];
+    let found = std::env::split_paths(&paths).chain(sbin).any(|path| path.join(program).exists());
+    let required = std::env::var_os("TFO_LAB").is_some_and(|value| value == "require");
+    assert!(found || !required, "{program} is not installed (TFO_LAB=require)");
+    if !found {
+        eprintln!("\n!!! SKIPPED: {program} is not installed\n");
+    }
+    found
+}
+
+/// A running nginx that answers `hello`.
+struct Nginx {
+    process: Child,
+    _directory: tempfile::TempDir,
+}
+
+impl Nginx {
+    fn start(host: &Host, listen: &str) -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        let config = directory.path().join("nginx.conf");
+        fs::write(&config, nginx_config(directory.path(), listen)).unwrap();
+        let nginx = if Path::new("/usr/sbin/nginx").exists() { "/usr/sbin/nginx" } else { "nginx" };
+        let process =
+            host.command(nginx).arg("-p").arg(directory.path()).arg("-c").arg(&config).spawn().unwrap();
+        let nginx = Self { process, _directory: directory };
+        let deadline = Instant::now() + PATIENCE;
+        while host.run(|| TcpStream::connect(host.addr(PORT))).is_err() {
+            assert!(Instant::now() < deadline, "nginx does not listen");
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        nginx
+    }
+}
+
+impl Drop for Nginx {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
+fn nginx_config(directory: &Path, listen: &str) -> String {
+    let directory = directory.display();
+    format!(
+        "daemon off; master_process off; pid {directory}/pid; error_log stderr warn;
+         events {{ worker_connections 64; }}
+         http {{
+             access_log off;
+             client_body_temp_path {directory}/b; proxy_temp_path {directory}/p;
+             fastcgi_temp_path {directory}/f; uwsgi_temp_path {directory}/u; scgi_temp_path {directory}/s;
+             server {{ listen {PORT} {listen}; location / {{ return 200 hello; }} }}
+         }}"
+    )
+}

@@ -1,0 +1,257 @@
+//! `tfo serve` on loopback: what it serves, what it does not, and how it begins and ends.
+
+#![cfg(unix)]
+#![expect(clippy::unwrap_used, reason = "tests")]
+
+mod support;
+
+use std::fs;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::os::unix::fs::symlink;
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use support::{PATIENCE, TFO, tfo};
+
+/// A running `tfo serve`.
+struct Serve {
+    process: Child,
+    address: SocketAddr,
+}
+
+impl Serve {
+    fn start(root: &Path, args: &[&str]) -> Self {
+        let mut command = Command::new(TFO);
+        command.arg("serve").arg("--root").arg(root).args(args);
+        let mut process = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        let mut line = String::new();
+        BufReader::new(process.stdout.as_mut().unwrap()).read_line(&mut line).unwrap();
+        let address = line.trim_end().strip_prefix("listening on http://").expect(&line).parse().unwrap();
+        Self { process, address }
+    }
+
+    fn get(&self, path: &str, headers: &str) -> String {
+        self.exchange(&format!("GET {path} HTTP/1.1\r\nHost: h\r\nConnection: close\r\n{headers}\r\n"))
+    }
+
+    fn exchange(&self, request: &str) -> String {
+        let mut stream = TcpStream::connect(self.address).unwrap();
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        stream.write_all(request.as_bytes()).unwrap();
+        let mut answer = Vec::new();
+        stream.read_to_end(&mut answer).unwrap();
+        String::from_utf8(answer).unwrap()
+    }
+
+    fn status(&self, path: &str) -> u16 {
+        self.get(path, "").split(' ').nth(1).unwrap().parse().unwrap()
+    }
+
+    fn signal(&self, signal: &str) {
+        assert!(
+            Command::new("kill").arg(signal).arg(self.process.id().to_string()).status().unwrap().success()
+        );
+    }
+
+    /// The exit code, and what it said on standard error.
+    fn end(mut self) -> (Option<i32>, String) {
+        let code = self.process.wait().unwrap().code();
+        let mut said = String::new();
+        self.process.stderr.take().unwrap().read_to_string(&mut said).unwrap();
+        (code, said)
+    }
+}
+
+impl Drop for Serve {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
+const ANY: &[&str] = &["--listen", "127.0.0.1:0"];
+
+/// A root with all that should be found, and all that should not.
+fn site() -> tempfile::TempDir {
+    let directory = tempfile::tempdir().unwrap();
+    let outside = directory.path().join("outside");
+    let root = directory.path().join("root");
+    for path in
+        [&outside, &root, &root.join("dir"), &root.join("empty"), &root.join(".git"), &root.join("stolen")]
+    {
+        fs::create_dir(path).unwrap();
+    }
+    fs::write(outside.join("secret"), "secret").unwrap();
+    fs::write(root.join("index.html"), "index").unwrap();
+    fs::write(root.join("a b.txt"), "0123456789").unwrap();
+    fs::write(root.join("dir/index.html"), "dir").unwrap();
+    fs::write(root.join(".env"), "secret").unwrap();
+    fs::write(root.join(".git/config"), "secret").unwrap();
+    symlink("a b.txt", root.join("inside.txt")).unwrap();
+    symlink("dir", root.join("linked")).unwrap();
+    symlink("../outside/secret", root.join("relative")).unwrap();
+    symlink(outside.join("secret"), root.join("absolute")).unwrap();
+    symlink(&outside, root.join("directory")).unwrap();
+    symlink("../../outside/secret", root.join("stolen/index.html")).unwrap();
+    symlink("loop", root.join("loop")).unwrap();
+    assert!(Command::new("mkfifo").arg(root.join("pipe")).status().unwrap().success());
+    directory
+}
+
+#[test]
+fn files_are_served_with_types_ranges_and_conditions() {
+    let site = site();
+    let serve = Serve::start(&site.path().join("root"), ANY);
+    let index = serve.get("/", "");
+    assert!(index.starts_with("HTTP/1.1 200 OK\r\n") && index.ends_with("\r\n\r\nindex"), "{index}");
+    assert!(index.contains("content-type: text/html"), "{index}");
+    for (path, body) in [
+        ("/a%20b.txt", "0123456789"),
+        ("/inside.txt", "0123456789"),
+        ("/linked/", "dir"),
+        ("/dir/index.html?q", "dir"),
+    ] {
+        let answer = serve.get(path, "");
+        assert!(
+            answer.starts_with("HTTP/1.1 200 ") && answer.ends_with(&format!("\r\n\r\n{body}")),
+            "{path}: {answer}"
+        );
+    }
+    assert_eq!(serve.status("/dir"), 307);
+    let part = serve.get("/a%20b.txt", "Range: bytes=2-4\r\n");
+    assert!(part.starts_with("HTTP/1.1 206 ") && part.ends_with("\r\n\r\n234"), "{part}");
+    assert!(serve.get("/a%20b.txt", "Range: bytes=99-\r\n").starts_with("HTTP/1.1 416 "));
+    let tag = index.lines().find_map(|line| line.strip_prefix("etag: ")).unwrap();
+    assert!(serve.get("/", &format!("If-None-Match: {tag}\r\n")).starts_with("HTTP/1.1 304 "));
+    let head = serve.exchange("HEAD / HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n");
+    assert!(head.contains("content-length: 5\r\n") && head.ends_with("\r\n\r\n"), "{head}");
+    let post =
+        serve.exchange("POST / HTTP/1.1\r\nHost: h\r\nConnection: close\r\nContent-Length: 1\r\n\r\nx");
+    assert!(post.starts_with("HTTP/1.1 405 "), "{post}");
+}
+
+#[test]
+fn nothing_outside_and_nothing_hidden_is_served() {
+    let site = site();
+    let serve = Serve::start(&site.path().join("root"), ANY);
+    let missing = serve.get("/missing", "");
+    assert!(missing.starts_with("HTTP/1.1 404 "), "{missing}");
+    let without_date =
+        |answer: &str| answer.lines().filter(|line| !line.starts_with("date")).collect::<Vec<_>>().join("\n");
+    for path in [
+        "/.env",
+        "/.git/config",
+        "/.git/",
+        "/%2eenv",
+        "/dir/../.env",
+        "/dir/../index.html",
+        "/../outside/secret",
+        "/..%2foutside/secret",
+        "/%2e%2e/outside/secret",
+        "/%2e%2e%2foutside%2fsecret",
+        "/..%5coutside%5csecret",
+        "/relative",
+        "/absolute",
+        "/directory/secret",
+        "/directory/",
+        "/directory",
+        "/stolen/",
+        "/stolen",
+        "/stolen/index.html",
+        "/loop",
+        "/pipe",
+        "/empty/",
+        "/empty",
+        "//etc/passwd",
+        "/%2fetc/passwd",
+        "/a%00b",
+        "/index.html%00.txt",
+        "/dir//index.html",
+        "/%ff",
+        "/index.html/",
+        "/index.html/x",
+        &format!("/{}", "a".repeat(300)),
+        &format!("/{}", "a/".repeat(3000)),
+    ] {
+        let answer = serve.get(path, "");
+        assert_eq!(without_date(&answer), without_date(&missing), "{path}");
+    }
+    let absolute =
+        serve.exchange("GET http://h/../outside/secret HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n");
+    assert!(absolute.starts_with("HTTP/1.1 404 "), "{absolute}");
+    // A head is looked up in another way than a body.
+    for path in ["/relative", "/.env", "/pipe", "/stolen/", "/directory/secret"] {
+        let head = serve.exchange(&format!("HEAD {path} HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n"));
+        assert!(head.starts_with("HTTP/1.1 404 "), "{path}: {head}");
+    }
+}
+
+#[test]
+fn it_listens_on_ipv4_ipv6_and_both() {
+    let site = site();
+    for (listen, connect) in [
+        ("127.0.0.1:0", "127.0.0.1"),
+        ("[::1]:0", "[::1]"),
+        ("[::]:0", "[::1]"),
+        ("[::]:0", "127.0.0.1"),
+        ("0.0.0.0:0", "127.0.0.1"),
+    ] {
+        let mut serve = Serve::start(&site.path().join("root"), &["--listen", listen]);
+        assert_ne!(serve.address.port(), 0);
+        serve.address = format!("{connect}:{}", serve.address.port()).parse().unwrap();
+        assert_eq!(serve.status("/"), 200, "{listen} {connect}");
+    }
+}
+
+#[test]
+fn a_signal_ends_it_when_the_requests_under_way_are_answered() {
+    let site = site();
+    fs::write(site.path().join("root/big"), vec![b'x'; 50_000_000]).unwrap();
+    for signal in ["-TERM", "-INT"] {
+        let serve = Serve::start(&site.path().join("root"), ANY);
+        // One connection says nothing, one is kept alive, one is in the middle of an answer.
+        let _silent = TcpStream::connect(serve.address).unwrap();
+        let mut kept = TcpStream::connect(serve.address).unwrap();
+        kept.write_all(b"GET / HTTP/1.1\r\nHost: h\r\n\r\n").unwrap();
+        let mut busy = TcpStream::connect(serve.address).unwrap();
+        busy.write_all(b"GET /big HTTP/1.1\r\nHost: h\r\n\r\n").unwrap();
+        let mut first = [0; 1];
+        busy.read_exact(&mut first).unwrap();
+        kept.read_exact(&mut first).unwrap();
+        serve.signal(signal);
+        std::thread::sleep(Duration::from_millis(100));
+        let mut answer = Vec::new();
+        busy.read_to_end(&mut answer).unwrap();
+        assert!(answer.len() > 50_000_000, "{}", answer.len());
+        let begun = Instant::now();
+        let (code, said) = serve.end();
+        assert_eq!(code, Some(0), "{signal}: {said}");
+        assert!(begun.elapsed() < Duration::from_secs(5));
+        assert!(said.contains("TCP Fast Open"), "{said}");
+    }
+}
+
+#[test]
+fn tcp_fast_open_can_be_turned_off() {
+    let site = site();
+    let serve =
+        Serve::start(&site.path().join("root"), &["--listen", "127.0.0.1:0", "--fastopen-queue", "0"]);
+    assert_eq!(serve.status("/"), 200);
+    serve.signal("-TERM");
+    assert!(serve.end().1.contains("switched off"));
+}
+
+#[test]
+fn what_cannot_begin_is_1_and_says_why() {
+    let site = site();
+    let root = site.path().join("root");
+    let (root, file) = (root.to_str().unwrap(), root.join("index.html"));
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let taken = taken.local_addr().unwrap().to_string();
+    tfo(&["serve", "--root", root, "--listen", &taken]).assert_failed(1, "in use");
+    tfo(&["serve", "--root", root, "--listen", "192.0.2.1:0"]).assert_failed(1, "not one of this host's");
+    tfo(&["serve", "--root", file.to_str().unwrap()]).assert_failed(1, "not a directory");
+    tfo(&["serve", "--root", "/nonexistent"]).assert_failed(1, "/nonexistent");
+}
