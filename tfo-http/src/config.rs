@@ -8,6 +8,7 @@ use socket2::{Domain, Protocol, Socket, TcpKeepalive, Type};
 use tokio::net::TcpStream;
 
 use crate::error::{ConnectError, ConnectErrorKind};
+use crate::stream::Lot;
 
 /// What a connector was told: the settings of `HttpConnector`, and those of TCP Fast Open.
 #[derive(Clone, Debug)]
@@ -26,6 +27,46 @@ pub(crate) struct Config {
     pub(crate) interface: Option<String>,
     pub(crate) mark: Option<u32>,
     pub(crate) tcp_user_timeout: Option<Duration>,
+    pub(crate) hedge: Hedge,
+    pub(crate) lot: Lot,
+}
+
+/// When a plain attempt joins one with TCP Fast Open that is not answered.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Hedge {
+    /// After two round trips, as far as they are known: at least 20 ms, at most 250 ms or one and a
+    /// half round trips; 250 ms where nothing is known.
+    #[default]
+    Auto,
+    /// After a fixed time. 10 ms at least.
+    After(Duration),
+    /// Never: a path that drops SYNs with data costs the kernel's second.
+    Never,
+}
+
+impl Hedge {
+    /// How long a SYN may stay unanswered.
+    pub(crate) fn delay(self, rtt: Option<Duration>) -> Option<Duration> {
+        const MS: Duration = Duration::from_millis(1);
+        match self {
+            Self::Auto => {
+                Some(rtt.map_or(250 * MS, |rtt| (2 * rtt).clamp(20 * MS, (250 * MS).max(rtt * 3 / 2))))
+            }
+            Self::After(delay) => Some(delay.max(10 * MS)),
+            Self::Never => None,
+        }
+    }
+
+    /// How long after the SYN an answer may be missing behind a handshake.
+    pub(crate) fn guard(self, rtt: Option<Duration>) -> Option<Duration> {
+        const FLOOR: Duration = Duration::from_millis(250);
+        match self {
+            Self::Auto => Some(rtt.map_or(FLOOR, |rtt| FLOOR.max(3 * rtt))),
+            Self::After(delay) => Some(rtt.map_or(delay, |rtt| delay.max(3 * rtt)).max(FLOOR)),
+            Self::Never => None,
+        }
+    }
 }
 
 /// Which first flights may ride in the SYN.
@@ -64,6 +105,8 @@ impl Default for Config {
             interface: None,
             mark: None,
             tcp_user_timeout: None,
+            hedge: Hedge::default(),
+            lot: Lot::default(),
         }
     }
 }

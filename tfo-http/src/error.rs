@@ -15,6 +15,7 @@ pub struct ConnectError {
     kind: ConnectErrorKind,
     address: Option<SocketAddr>,
     source: Option<BoxError>,
+    maybe_executed: bool,
 }
 
 /// What failed.
@@ -38,16 +39,28 @@ pub enum ConnectErrorKind {
 
 impl ConnectError {
     pub(crate) fn new(kind: ConnectErrorKind, source: impl Into<BoxError>) -> Self {
-        Self { kind, address: None, source: Some(source.into()) }
+        Self { kind, address: None, source: Some(source.into()), maybe_executed: false }
     }
 
     pub(crate) fn bare(kind: ConnectErrorKind) -> Self {
-        Self { kind, address: None, source: None }
+        Self { kind, address: None, source: None, maybe_executed: false }
     }
 
     pub(crate) fn at(mut self, address: SocketAddr) -> Self {
         self.address = Some(address);
         self
+    }
+
+    pub(crate) fn maybe_executed_too(mut self) -> Self {
+        self.maybe_executed = true;
+        self
+    }
+
+    /// Whether the server may have acted on the request although there was no connection: its bytes
+    /// were in a SYN, and the caller has forbidden to send them again. False for everything that
+    /// rides by default.
+    pub fn maybe_executed(&self) -> bool {
+        self.maybe_executed
     }
 
     /// What failed.

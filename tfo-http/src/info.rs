@@ -19,30 +19,31 @@ pub struct ConnInfo {
 }
 
 struct Shared {
-    remote_addr: SocketAddr,
     dns: Option<Duration>,
     facts: Mutex<Facts>,
 }
 
 /// All that becomes known after the connection was handed out.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug)]
 pub(crate) struct Facts {
+    pub(crate) remote_addr: SocketAddr,
     pub(crate) local_addr: Option<SocketAddr>,
     pub(crate) outcome: SynOutcome,
     pub(crate) reason: Option<Reason>,
     pub(crate) first_flight_bytes: Option<usize>,
     pub(crate) syn_data_bytes: usize,
     pub(crate) handshake_rtt: Option<Duration>,
+    pub(crate) hedged: bool,
 }
 
 impl ConnInfo {
     pub(crate) fn new(remote_addr: SocketAddr, dns: Option<Duration>) -> Self {
-        Self { shared: Arc::new(Shared { remote_addr, dns, facts: Mutex::default() }) }
+        Self { shared: Arc::new(Shared { dns, facts: Mutex::new(Facts::new(remote_addr)) }) }
     }
 
-    /// The server's address.
+    /// The server's address: the one that is connected, or tried first.
     pub fn remote_addr(&self) -> SocketAddr {
-        self.shared.remote_addr
+        self.facts().remote_addr
     }
 
     /// This side's address; `None` before there is a connection.
@@ -94,6 +95,11 @@ impl ConnInfo {
         facts.handshake_rtt.unwrap_or_default() * facts.saved_rtts()
     }
 
+    /// Whether a plain attempt was begun beside the first, or in its place: then nothing was saved.
+    pub fn hedged(&self) -> bool {
+        self.facts().hedged
+    }
+
     /// Whether two infos are about the same connection.
     pub fn same_connection(&self, other: &Self) -> bool {
         Arc::ptr_eq(&self.shared, &other.shared)
@@ -120,16 +126,28 @@ impl ConnInfo {
 }
 
 impl Facts {
+    pub(crate) fn new(remote_addr: SocketAddr) -> Self {
+        Self {
+            remote_addr,
+            local_addr: None,
+            outcome: SynOutcome::default(),
+            reason: None,
+            first_flight_bytes: None,
+            syn_data_bytes: 0,
+            handshake_rtt: None,
+            hedged: false,
+        }
+    }
+
     fn saved_rtts(&self) -> u32 {
         let whole = self.first_flight_bytes == Some(self.syn_data_bytes) && self.syn_data_bytes > 0;
-        u32::from(self.outcome == SynOutcome::SynDataAcked && whole)
+        u32::from(self.outcome == SynOutcome::SynDataAcked && whole && !self.hedged)
     }
 }
 
 impl fmt::Debug for ConnInfo {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("ConnInfo")
-            .field("remote_addr", &self.shared.remote_addr)
             .field("dns", &self.shared.dns)
             .field("facts", &self.facts())
             .field("saved_rtts", &self.saved_rtts())
@@ -157,6 +175,13 @@ pub enum SynOutcome {
     SynDataNotAcked,
     /// Only a SYN without data was answered, after a timeout.
     SynRetransmitted,
+    /// The SYN with TCP Fast Open was not answered; a plain attempt to the same server was.
+    Silent,
+    /// The SYN with TCP Fast Open was refused; a plain attempt to the same server was not.
+    Refused,
+    /// The handshake with TCP Fast Open was completed, and nothing came after it; a plain attempt to
+    /// the same server was answered.
+    Stalled,
     /// The handshake failed.
     Failed,
 }
@@ -172,6 +197,9 @@ impl SynOutcome {
             Self::SynDataAcked => "syn_data_acked",
             Self::SynDataNotAcked => "syn_data_not_acked",
             Self::SynRetransmitted => "syn_retransmitted",
+            Self::Silent => "silent",
+            Self::Refused => "refused",
+            Self::Stalled => "stalled",
             Self::Failed => "failed",
         }
     }
@@ -205,6 +233,11 @@ pub enum Reason {
     NotAcked,
     /// The SYN had to be sent again: something on the way drops SYNs with data, or a packet was lost.
     Retransmitted,
+    /// Something on the way drops SYNs with TCP Fast Open, or a packet was lost.
+    Silent,
+    /// Something on the way holds back what follows a handshake with TCP Fast Open, or the server
+    /// took its time.
+    Stalled,
     /// The connection was refused.
     Refused,
     /// Nothing answered in time.
@@ -225,6 +258,8 @@ impl Reason {
             Self::TooLarge => "too_large",
             Self::NotAcked => "not_acked",
             Self::Retransmitted => "retransmitted",
+            Self::Silent => "silent",
+            Self::Stalled => "stalled",
             Self::Refused => "refused",
             Self::TimedOut => "timed_out",
             Self::Error => "error",
@@ -243,6 +278,10 @@ impl fmt::Display for Reason {
             Self::TooLarge => "the first flight is larger than a SYN",
             Self::NotAcked => "the server did not take the data in the SYN",
             Self::Retransmitted => "the SYN with data was not answered, one without was",
+            Self::Silent => "the SYN with TCP Fast Open was not answered, a plain one was",
+            Self::Stalled => {
+                "nothing followed the handshake with TCP Fast Open, a plain connection was answered"
+            }
             Self::Refused => "refused",
             Self::TimedOut => "nothing answered in time",
             Self::Error => "the handshake failed",

@@ -8,7 +8,7 @@ mod error;
 mod info;
 mod stream;
 
-pub use config::SynData;
+pub use config::{Hedge, SynData};
 pub use connector::{Resolve, TfoConnecting, TfoConnector};
 pub use error::{ConnectError, ConnectErrorKind, connect_error, is_connect_error};
 pub use info::{ConnInfo, Reason, SynOutcome};

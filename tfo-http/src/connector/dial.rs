@@ -10,15 +10,15 @@ use std::time::Duration;
 use futures_util::StreamExt as _;
 use futures_util::stream::FuturesUnordered;
 use socket2::Socket;
-use tfo_core::{Connect, sockopt};
+use tfo_core::{Connect, TcpInfo, sockopt};
 use tokio::net::TcpStream;
 use tokio::time::{sleep, timeout};
 
-use crate::config::{Config, SynData, register};
+use crate::config::{Config, SynData, begin_plain, register};
 use crate::error::{ConnectError, ConnectErrorKind};
 use crate::info::{ConnInfo, Reason};
 use crate::stream::evidence::{self, Syn};
-use crate::stream::{TfoStream, poll_established};
+use crate::stream::{FirstAttempt, TfoStream, poll_established};
 
 /// Connects to the first of `addresses` that answers, within the connect timeout.
 pub(super) async fn dial(
@@ -64,7 +64,7 @@ async fn race(
         tokio::select! {
             biased; // a deferred connect is there at once: no timer for it
             Some(result) = running.next() => match result {
-                Ok(stream) => return Ok(stream),
+                Ok(stream) => return Ok(stream.with_others(waiting.as_slice())),
                 Err(error) => drop(first_error.get_or_insert(error)),
             },
             () = async { sleep(delay.unwrap_or_default()).await }, if delay.is_some() => {}
@@ -83,15 +83,14 @@ async fn attempt(
     let result = match begin(config, &address)? {
         Begun::Deferred(socket) => return Ok(TfoStream::deferred(socket, config.clone(), info)),
         Begun::Handshake(socket, reason) => {
-            let stream = register(socket).map_err(|error| error.at(address))?;
-            let established = established(&stream, &info, reason);
+            let first = register(socket).map_err(|error| error.at(address))?;
+            let handshake = handshake(config, first, address, &info, reason);
             match share {
-                None => established.await,
-                Some(share) => timeout(share, established)
+                None => handshake.await,
+                Some(share) => timeout(share, handshake)
                     .await
                     .unwrap_or_else(|_| Err(ConnectError::bare(ConnectErrorKind::TimedOut))),
             }
-            .map(|()| stream)
         }
     };
     let stream = result.map_err(|error| error.at(address))?;
@@ -123,14 +122,58 @@ fn begin(config: &Config, address: &SocketAddr) -> Result<Begun, ConnectError> {
     }
 }
 
-async fn established(stream: &TcpStream, info: &ConnInfo, reason: Reason) -> Result<(), ConnectError> {
-    let tcp_info = poll_fn(|cx| poll_established(stream, cx)).await.map_err(connect_error)?;
-    let syn = match reason {
-        Reason::NoCookie => Syn::AskedForCookie(reason),
-        _ => Syn::Plain(reason),
+/// An ordinary handshake. One whose SYN asks for a cookie is joined by one that does not if it is
+/// not answered, and replaced if it is refused: some boxes drop or refuse what they do not know.
+async fn handshake(
+    config: &Arc<Config>,
+    first: TcpStream,
+    address: SocketAddr,
+    info: &ConnInfo,
+    reason: Reason,
+) -> Result<TcpStream, ConnectError> {
+    if reason != Reason::NoCookie {
+        let tcp_info = established(&first).await?;
+        evidence::note(tcp_info.as_ref(), info, Syn::Plain(reason));
+        return Ok(first);
+    }
+    let hedge = config.hedge.delay(None);
+    let refused = tokio::select! {
+        biased;
+        tcp_info = established(&first) => match tcp_info {
+            Ok(tcp_info) => {
+                evidence::note(tcp_info.as_ref(), info, Syn::AskedForCookie(reason));
+                return Ok(first);
+            }
+            Err(error) => Some(error),
+        },
+        () = async { sleep(hedge.unwrap_or_default()).await }, if hedge.is_some() => None,
     };
-    evidence::note(tcp_info.as_ref(), info, syn);
-    Ok(())
+    let plain = begin_plain(config, &address)?;
+    if let Some(refused) = refused {
+        // If a plain SYN is refused too, it was not the cookie's fault.
+        let Ok(tcp_info) = established(&plain).await else { return Err(refused) };
+        evidence::note_plain_instead(tcp_info.as_ref(), info, FirstAttempt::Refused);
+        return Ok(plain);
+    }
+    tokio::select! {
+        biased;
+        Ok(tcp_info) = established(&first) => {
+            config.lot.park(plain);
+            evidence::note(tcp_info.as_ref(), info, Syn::AskedForCookie(reason));
+            info.update(|facts| facts.hedged = true);
+            Ok(first)
+        }
+        Ok(tcp_info) = established(&plain) => {
+            config.lot.park(first);
+            evidence::note_plain_instead(tcp_info.as_ref(), info, FirstAttempt::Silent);
+            Ok(plain)
+        }
+        else => Err(connect_error(io::ErrorKind::ConnectionRefused.into())),
+    }
+}
+
+async fn established(stream: &TcpStream) -> Result<Option<TcpInfo>, ConnectError> {
+    poll_fn(|cx| poll_established(stream, cx)).await.map_err(connect_error)
 }
 
 fn connect_error(error: io::Error) -> ConnectError {

@@ -14,7 +14,7 @@ use hyper_util::client::legacy::connect::dns::{GaiResolver, Name};
 use hyper_util::rt::TokioIo;
 use tower_service::Service;
 
-use crate::config::{Config, SynData};
+use crate::config::{Config, Hedge, SynData};
 use crate::error::{BoxError, ConnectError, ConnectErrorKind};
 use crate::stream::TfoStream;
 
@@ -168,6 +168,12 @@ impl<R> TfoConnector<R> {
     /// effect. Default `None`: the system's.
     pub fn set_tcp_user_timeout(&mut self, timeout: Option<Duration>) {
         self.config().tcp_user_timeout = timeout;
+    }
+
+    /// When a plain attempt joins one with TCP Fast Open that is not answered. Default
+    /// [`Hedge::Auto`].
+    pub fn set_hedge(&mut self, hedge: Hedge) {
+        self.config().hedge = hedge;
     }
 
     /// Copied when shared: the connectors cloned before keep their settings.

@@ -159,10 +159,10 @@ impl Delivery {
 
     /// Where it stands.
     pub(super) fn stage(&self) -> Stage {
-        let alive = self.attempts().filter(|attempt| attempt.state != State::Over).count();
-        match (alive, self.first.state) {
-            (2.., _) => Stage::Racing,
-            (_, State::Carrying) => Stage::Guarded,
+        let mut alive = self.attempts().filter(|attempt| attempt.state != State::Over);
+        match (alive.next(), alive.next()) {
+            (_, Some(_)) => Stage::Racing,
+            (Some(Attempt { state: State::Carrying, .. }), None) => Stage::Guarded,
             _ => Stage::SynSent,
         }
     }
@@ -464,9 +464,9 @@ mod tests {
             let event = (0_usize..6, any::<bool>()).prop_flat_map(|(id, taken)| {
                 prop_oneof![
                     3 => Just(Event::Established { id, taken }),
-                    1 => Just(Event::Answered { id }),
-                    2 => Just(Event::Failed { id }),
-                    4 => Just(Event::Timer),
+                    1 => Just(Answered { id }),
+                    2 => Just(Failed { id }),
+                    4 => Just(Timer),
                 ]
             });
             prop::collection::vec((0_u32..200, event), 0..60)

@@ -3,6 +3,7 @@
 use tfo_core::first_flight::Stop;
 use tfo_core::{ClientFail, TcpInfo};
 
+use super::attempts::{FirstAttempt, Won};
 use crate::info::{ConnInfo, Facts, Reason, SynOutcome};
 
 /// What the SYN was: what its outcome is judged by.
@@ -24,6 +25,43 @@ pub(crate) enum Syn {
 /// Notes what became of a handshake that is over.
 pub(crate) fn note(tcp_info: Option<&TcpInfo>, info: &ConnInfo, syn: Syn) {
     info.update(|facts| judge(facts, tcp_info, syn));
+}
+
+/// Notes what became of a delivery: of the first attempt, whoever has won.
+pub(super) fn note_winner(won: &Won, info: &ConnInfo, syn: Syn) {
+    let local_addr = won.stream.local_addr().ok();
+    info.update(|facts| {
+        facts.local_addr = local_addr;
+        facts.remote_addr = won.address;
+        facts.hedged = won.hedged;
+        judge(facts, won.tcp_info.as_ref(), syn);
+        // The winner's kernel speaks of the winner. What the first attempt came to was seen here.
+        match (won.instead_of, syn) {
+            (None, _) => {}
+            (Some(_), Syn::Plain(reason)) => {
+                (facts.outcome, facts.reason) = (SynOutcome::Plain, Some(reason));
+            }
+            (Some(first), _) => replaced(facts, first),
+        }
+    });
+}
+
+/// Notes that a plain handshake has replaced one with TCP Fast Open.
+pub(crate) fn note_plain_instead(tcp_info: Option<&TcpInfo>, info: &ConnInfo, first: FirstAttempt) {
+    info.update(|facts| {
+        facts.handshake_rtt = tcp_info.and_then(TcpInfo::rtt);
+        facts.hedged = true;
+        replaced(facts, first);
+    });
+}
+
+fn replaced(facts: &mut Facts, first: FirstAttempt) {
+    let (outcome, reason) = match first {
+        FirstAttempt::Silent => (SynOutcome::Silent, Reason::Silent),
+        FirstAttempt::Refused => (SynOutcome::Refused, Reason::Refused),
+        FirstAttempt::Stalled => (SynOutcome::Stalled, Reason::Stalled),
+    };
+    (facts.outcome, facts.reason) = (outcome, Some(reason));
 }
 
 fn judge(facts: &mut Facts, tcp_info: Option<&TcpInfo>, syn: Syn) {
@@ -61,7 +99,7 @@ mod tests {
     }
 
     fn outcome(tcp_info: Option<TcpInfo>, syn: Syn) -> (SynOutcome, Option<Reason>) {
-        let mut facts = Facts::default();
+        let mut facts = Facts::new(([192, 0, 2, 1], 80).into());
         judge(&mut facts, tcp_info.as_ref(), syn);
         assert_eq!(facts.handshake_rtt, tcp_info.map(|_| Duration::from_millis(40)));
         (facts.outcome, facts.reason)

@@ -1,7 +1,9 @@
 //! The stream: it keeps its first flight back until it can go with the SYN.
 
+mod attempts;
 mod delivery;
 pub(crate) mod evidence;
+mod parking;
 mod table;
 mod wakers;
 
@@ -12,7 +14,7 @@ use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use http::Extensions;
 use hyper_util::client::legacy::connect::{Connected, Connection, HttpInfo};
@@ -25,7 +27,11 @@ use tokio::time::{Sleep, sleep};
 use crate::config::{Config, begin_plain, register};
 use crate::error::{ConnectError, ConnectErrorKind};
 use crate::info::{ConnInfo, Reason, SynOutcome};
+pub(crate) use attempts::FirstAttempt;
+use attempts::{Attempts, Delivered, Won};
+use delivery::{Cargo, Delivery, Plan};
 use evidence::Syn;
+pub(crate) use parking::Lot;
 use table::{Event, Phase};
 use wakers::{Side, Wakers};
 
@@ -56,11 +62,11 @@ pub struct TfoStream {
 /// Each state owns what exists in it, and nothing else. The ways between them: [`table::next`].
 enum State {
     /// The connect was deferred; nothing was written, nothing was sent.
-    Idle(Socket),
+    Idle { socket: Socket, others: Vec<SocketAddr> },
     /// A first flight is being written. `armed`: somebody has read, so it is not waiting for more.
-    Corked { socket: Socket, flight: Vec<u8>, armed: bool },
-    /// The SYN is out, with the first `sent` bytes of the flight.
-    SynSent { stream: TcpStream, flight: Vec<u8>, sent: usize, syn: Syn },
+    Corked { socket: Socket, others: Vec<SocketAddr>, flight: Vec<u8>, armed: bool },
+    /// The SYN is out, perhaps several. Nobody is the connection yet.
+    Delivering(Box<Attempts>),
     /// The handshake is over; `flight[sent..]` comes before all else.
     Draining { stream: TcpStream, flight: Vec<u8>, sent: usize },
     /// A TCP stream like any other.
@@ -75,11 +81,21 @@ struct Failure {
     kind: ConnectErrorKind,
     os_error: Option<i32>,
     io_kind: io::ErrorKind,
+    maybe_executed: bool,
 }
 
 impl TfoStream {
+    /// Nothing was sent yet.
     pub(crate) fn deferred(socket: Socket, config: Arc<Config>, info: ConnInfo) -> Self {
-        Self::new(State::Idle(socket), config, info)
+        Self::new(State::Idle { socket, others: Vec::new() }, config, info)
+    }
+
+    /// With further addresses of the server, should this one not answer.
+    pub(crate) fn with_others(mut self, addresses: &[SocketAddr]) -> Self {
+        if let State::Idle { others, .. } = &mut self.state {
+            others.extend_from_slice(addresses);
+        }
+        self
     }
 
     pub(crate) fn open(stream: TcpStream, config: Arc<Config>, info: ConnInfo) -> Self {
@@ -121,8 +137,8 @@ impl TfoStream {
                     self.release(side);
                     continue;
                 }
-                State::Idle(_) => self.poll_first_write(cx, side),
-                State::SynSent { .. } => self.poll_handshake(cx, side),
+                State::Idle { .. } => self.poll_first_write(cx, side),
+                State::Delivering(_) => self.poll_delivery(cx, side),
                 State::Draining { .. } => self.poll_drain(cx, side),
             };
             ready!(moved);
@@ -141,16 +157,39 @@ impl TfoStream {
     /// Sends the SYN, with the first flight if that may be delivered twice.
     fn release(&mut self, side: Side) {
         self.timer = None;
-        let State::Corked { socket, flight, .. } = self.take() else { return };
+        let State::Corked { socket, others, flight, .. } = self.take() else { return };
         match self.send_syn(socket, &flight) {
             Ok((stream, sent, syn)) => {
                 self.info.update(|facts| {
                     facts.first_flight_bytes = Some(flight.len());
                     facts.syn_data_bytes = sent;
                 });
-                self.go(Phase::Corked, Event::Release, State::SynSent { stream, flight, sent, syn });
+                let address = self.info.remote_addr();
+                let delivery = Delivery::begin(self.plan(syn, others.len()), Instant::now());
+                let lot = self.config.lot.clone();
+                let attempts = Attempts::new((stream, sent, syn), address, flight, delivery, others, lot);
+                self.go(Phase::Corked, Event::Release, State::Delivering(Box::new(attempts)));
             }
             Err(error) => self.fail(Phase::Corked, error, side),
+        }
+    }
+
+    fn plan(&self, syn: Syn, others: usize) -> Plan {
+        let rtt = None;
+        Plan {
+            first: match syn {
+                Syn::WithData { .. } => Cargo::Data,
+                Syn::AskedForCookie(_) | Syn::DataLess(_) => Cargo::Option,
+                Syn::Plain(_) => Cargo::Nothing,
+            },
+            // What rides is replay-safe: nothing else is let into a SYN.
+            repeatable: true,
+            capable: false,
+            hedge: self.config.hedge.delay(rtt),
+            guard: self.config.hedge.guard(rtt),
+            next_address: self.config.happy_eyeballs_timeout,
+            patience: self.config.connect_timeout,
+            others,
         }
     }
 
@@ -180,39 +219,26 @@ impl TfoStream {
         Ok((register(socket)?, sent, syn))
     }
 
-    /// Ready when the handshake is over, for better or worse.
-    fn poll_handshake(&mut self, cx: &Context<'_>, side: Side) -> Poll<()> {
+    /// Ready when there is a connection, or none will be.
+    fn poll_delivery(&mut self, cx: &Context<'_>, side: Side) -> Poll<()> {
         self.wakers.wait(side, cx.waker());
-        // The timer is asked first, the socket has the last word: nobody may have polled since the
-        // handshake was over.
-        let patience = self.config.connect_timeout;
-        let overdue = patience.is_some_and(|patience| self.poll_timer(patience).is_ready());
         let waker = self.wakers.all();
-        let State::SynSent { stream, .. } = &mut self.state else { return Poll::Ready(()) };
-        let error = match poll_established(stream, &mut Context::from_waker(&waker)) {
-            Poll::Ready(Ok(tcp_info)) => return self.established(tcp_info.as_ref(), side),
-            Poll::Ready(Err(error)) => ConnectError::new(ConnectErrorKind::Connect, error),
-            Poll::Pending if overdue && is_shaking_hands(stream) => {
-                ConnectError::bare(ConnectErrorKind::TimedOut)
+        let State::Delivering(attempts) = &mut self.state else { return Poll::Ready(()) };
+        let syn = attempts.syn;
+        match ready!(attempts.poll(&mut Context::from_waker(&waker), &self.config)) {
+            Delivered::Lost(error) => self.fail(Phase::Delivering, error, side),
+            Delivered::Won(won) => {
+                evidence::note_winner(&won, &self.info, syn);
+                let Won { stream, sent, flight, .. } = won;
+                if sent < flight.len() {
+                    let draining = State::Draining { stream, flight, sent };
+                    self.go(Phase::Delivering, Event::WonWithRest, draining);
+                } else {
+                    self.go(Phase::Delivering, Event::Won, State::Open(stream));
+                }
+                self.wakers.wake_other(side);
             }
-            Poll::Pending => return Poll::Pending,
-        };
-        self.fail(Phase::SynSent, error, side);
-        Poll::Ready(())
-    }
-
-    fn established(&mut self, tcp_info: Option<&TcpInfo>, side: Side) -> Poll<()> {
-        self.timer = None;
-        let State::SynSent { stream, flight, sent, syn } = self.take() else { return Poll::Ready(()) };
-        evidence::note(tcp_info, &self.info, syn);
-        self.info.set_local_addr(stream.local_addr().ok());
-        if sent < flight.len() {
-            let draining = State::Draining { stream, flight, sent };
-            self.go(Phase::SynSent, Event::EstablishedWithRest, draining);
-        } else {
-            self.go(Phase::SynSent, Event::Established, State::Open(stream));
         }
-        self.wakers.wake_other(side);
         Poll::Ready(())
     }
 
@@ -275,18 +301,18 @@ impl TfoStream {
     /// Whether every byte that was written is in the kernel.
     fn is_flushed(&self) -> bool {
         match &self.state {
-            State::Idle(_) | State::Open(_) | State::Closed(_) => true,
-            State::SynSent { flight, sent, .. } => *sent == flight.len(),
+            State::Idle { .. } | State::Open(_) | State::Closed(_) => true,
+            State::Delivering(attempts) => attempts.is_flushed(),
             State::Corked { .. } | State::Draining { .. } => false,
         }
     }
 
     /// Takes bytes into the first flight, up to its cap; 0 if it is full.
     fn append(&mut self, slices: &[IoSlice<'_>]) -> usize {
-        if let State::Idle(_) = self.state {
-            let State::Idle(socket) = self.take() else { return 0 };
+        if let State::Idle { .. } = self.state {
+            let State::Idle { socket, others } = self.take() else { return 0 };
             self.timer = None;
-            let corked = State::Corked { socket, flight: Vec::new(), armed: false };
+            let corked = State::Corked { socket, others, flight: Vec::new(), armed: false };
             self.go(Phase::Idle, Event::Write, corked);
         }
         let State::Corked { flight, armed, .. } = &mut self.state else { return 0 };
@@ -323,10 +349,6 @@ pub(crate) fn poll_established(
             }
         }
     }
-}
-
-fn is_shaking_hands(stream: &TcpStream) -> bool {
-    TcpInfo::read(stream).is_ok_and(|tcp_info| tcp_info.state() == Some(TcpState::SynSent))
 }
 
 impl AsyncRead for TfoStream {
@@ -368,7 +390,7 @@ impl AsyncWrite for TfoStream {
         if let State::Open(stream) = &mut this.state {
             return Pin::new(stream).poll_write_vectored(cx, slices);
         }
-        if matches!(this.state, State::Idle(_) | State::Corked { .. }) {
+        if matches!(this.state, State::Idle { .. } | State::Corked { .. }) {
             let wanted = slices.iter().any(|slice| !slice.is_empty());
             let taken = if wanted { this.append(slices) } else { 0 };
             if taken > 0 {
@@ -395,7 +417,7 @@ impl AsyncWrite for TfoStream {
         let this = self.get_mut();
         match &mut this.state {
             State::Open(stream) => return Pin::new(stream).poll_flush(cx),
-            State::Idle(_) => return Poll::Ready(Ok(())),
+            State::Idle { .. } => return Poll::Ready(Ok(())),
             _ => {}
         }
         match this.poll_open(cx, Side::Write) {
@@ -413,7 +435,7 @@ impl AsyncWrite for TfoStream {
     /// never reads hears of it here.
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
-        if let State::Idle(_) = this.state {
+        if let State::Idle { .. } = this.state {
             this.timer = None;
             this.go(Phase::Idle, Event::Shutdown, State::Closed(None));
             this.wakers.wake_other(Side::Write);
@@ -447,9 +469,9 @@ impl Connection for TfoStream {
 impl State {
     fn phase(&self) -> Phase {
         match self {
-            Self::Idle(_) => Phase::Idle,
+            Self::Idle { .. } => Phase::Idle,
             Self::Corked { .. } => Phase::Corked,
-            Self::SynSent { .. } => Phase::SynSent,
+            Self::Delivering(_) => Phase::Delivering,
             Self::Draining { .. } => Phase::Draining,
             Self::Open(_) => Phase::Open,
             Self::Closed(_) => Phase::Closed,
@@ -459,7 +481,12 @@ impl State {
 
 impl Failure {
     fn of(error: &ConnectError) -> Self {
-        Self { kind: error.kind(), os_error: error.raw_os_error(), io_kind: error.io_kind() }
+        Self {
+            kind: error.kind(),
+            os_error: error.raw_os_error(),
+            io_kind: error.io_kind(),
+            maybe_executed: error.maybe_executed(),
+        }
     }
 
     fn error(self, address: SocketAddr) -> io::Error {
@@ -470,7 +497,8 @@ impl Failure {
             (kind, Some(code)) => ConnectError::new(kind, io::Error::from_raw_os_error(code)),
             (kind, None) => ConnectError::new(kind, io::Error::from(self.io_kind)),
         };
-        error.at(address).into()
+        let error = error.at(address);
+        if self.maybe_executed { error.maybe_executed_too().into() } else { error.into() }
     }
 }
 

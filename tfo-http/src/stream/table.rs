@@ -5,7 +5,7 @@
 pub(super) enum Phase {
     Idle,
     Corked,
-    SynSent,
+    Delivering,
     Draining,
     Open,
     Closed,
@@ -18,10 +18,10 @@ pub(super) enum Event {
     Write,
     /// The first flight is complete: its SYN goes out, with data or without.
     Release,
-    /// The handshake is over, and all of the first flight was in the SYN.
-    Established,
-    /// The handshake is over, and the rest of the first flight has to follow.
-    EstablishedWithRest,
+    /// One attempt is the connection, and has all of the first flight.
+    Won,
+    /// One attempt is the connection, and the rest of the first flight has to follow.
+    WonWithRest,
     /// The last byte of the first flight is in the kernel.
     Drained,
     /// The handshake, or what follows it, has failed; or a deadline has passed.
@@ -33,17 +33,17 @@ pub(super) enum Event {
 /// The table. `None`: the event does not occur in the state.
 ///
 /// Reads and flushes that move nothing, the cork's arming and timers that have not fired are no
-/// events. `Racing` and `Guarded` (a plain attempt beside a SYN that is not answered, or not
-/// followed by anything) have their place between `SynSent` and `Draining`.
+/// events. What happens within `Delivering` (SynSent, Guarded, Racing) is
+/// [`Delivery`](super::delivery::Delivery)'s.
 pub(super) const fn next(phase: Phase, event: Event) -> Option<Phase> {
     use {Event as E, Phase as P};
     Some(match (phase, event) {
         (P::Idle | P::Corked, E::Write) => P::Corked,
-        (P::Corked, E::Release) => P::SynSent,
-        (P::SynSent, E::Established) => P::Open,
-        (P::SynSent, E::EstablishedWithRest) => P::Draining,
+        (P::Corked, E::Release) => P::Delivering,
+        (P::Delivering, E::Won) => P::Open,
+        (P::Delivering, E::WonWithRest) => P::Draining,
         (P::Draining, E::Drained) => P::Open,
-        (P::Idle | P::Corked | P::SynSent | P::Draining, E::Fail) => P::Closed,
+        (P::Idle | P::Corked | P::Delivering | P::Draining, E::Fail) => P::Closed,
         // Nothing was sent, so nothing is: elsewhere a shutdown waits for Open, where it is the
         // socket's business.
         (P::Idle, E::Shutdown) => P::Closed,
@@ -58,12 +58,12 @@ mod tests {
     use super::*;
 
     const PHASES: [Phase; 6] =
-        [Phase::Idle, Phase::Corked, Phase::SynSent, Phase::Draining, Phase::Open, Phase::Closed];
+        [Phase::Idle, Phase::Corked, Phase::Delivering, Phase::Draining, Phase::Open, Phase::Closed];
     const EVENTS: [Event; 7] = [
         Event::Write,
         Event::Release,
-        Event::Established,
-        Event::EstablishedWithRest,
+        Event::Won,
+        Event::WonWithRest,
         Event::Drained,
         Event::Fail,
         Event::Shutdown,
@@ -83,8 +83,8 @@ mod tests {
     }
 
     fn row(name: &str, cells: [String; 6]) -> String {
-        let mut line = format!("{name:<21}");
-        cells.iter().for_each(|cell| write!(line, "{cell:<10}").unwrap());
+        let mut line = format!("{name:<13}");
+        cells.iter().for_each(|cell| write!(line, "{cell:<12}").unwrap());
         line.trim_end().to_owned()
     }
 

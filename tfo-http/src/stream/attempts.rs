@@ -1,0 +1,304 @@
+//! The sockets of a [`Delivery`]: its decisions, carried out.
+
+use std::future::Future;
+use std::io;
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+use std::time::Instant;
+
+use tfo_core::{TcpInfo, TcpState, peek};
+use tokio::io::{AsyncWrite, Interest};
+use tokio::net::TcpStream;
+use tokio::time::{Sleep, sleep_until};
+
+use super::delivery::{Action, Delivery, Event, Id};
+use super::evidence::Syn;
+use super::parking::Lot;
+use crate::config::{Config, begin_plain};
+use crate::error::{ConnectError, ConnectErrorKind};
+
+/// A first flight under way, and all sockets that may become its connection.
+pub(super) struct Attempts {
+    delivery: Delivery,
+    pub(super) flight: Vec<u8>,
+    pub(super) syn: Syn,
+    first: Attempt,
+    more: Vec<Attempt>,
+    others: std::vec::IntoIter<SocketAddr>,
+    first_error: Option<ConnectError>,
+    timer: Option<Pin<Box<Sleep>>>,
+    lot: Lot,
+}
+
+/// One socket.
+struct Attempt {
+    address: SocketAddr,
+    /// `None` when it is over.
+    stream: Option<TcpStream>,
+    /// How much of the flight it has.
+    sent: usize,
+    progress: Progress,
+}
+
+#[derive(Clone, Copy)]
+enum Progress {
+    Connecting,
+    /// Established, not asked to carry the flight.
+    Idle(Option<TcpInfo>),
+    /// It sends the flight, and waits for an answer.
+    Carrying(Option<TcpInfo>),
+}
+
+/// What became of a delivery.
+pub(super) enum Delivered {
+    /// A connection.
+    Won(Won),
+    /// None.
+    Lost(ConnectError),
+}
+
+/// The connection, and how it came about.
+pub(super) struct Won {
+    pub(super) stream: TcpStream,
+    pub(super) address: SocketAddr,
+    pub(super) sent: usize,
+    pub(super) flight: Vec<u8>,
+    pub(super) tcp_info: Option<TcpInfo>,
+    pub(super) hedged: bool,
+    /// `None`: it is the first attempt. Else what the first attempt came to.
+    pub(super) instead_of: Option<FirstAttempt>,
+}
+
+/// What an attempt that another has replaced had come to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum FirstAttempt {
+    /// Its SYN was not answered.
+    Silent,
+    /// Its SYN was refused.
+    Refused,
+    /// Its handshake was completed, and nothing followed.
+    Stalled,
+}
+
+impl Attempts {
+    pub(super) fn new(
+        (stream, sent, syn): (TcpStream, usize, Syn),
+        address: SocketAddr,
+        flight: Vec<u8>,
+        delivery: Delivery,
+        others: Vec<SocketAddr>,
+        lot: Lot,
+    ) -> Self {
+        let first = Attempt { address, stream: Some(stream), sent, progress: Progress::Connecting };
+        let others = others.into_iter();
+        Self { delivery, flight, syn, first, more: Vec::new(), others, first_error: None, timer: None, lot }
+    }
+
+    /// Whether every byte of the flight is in the kernel.
+    pub(super) fn is_flushed(&self) -> bool {
+        self.first.sent == self.flight.len()
+    }
+
+    /// Ready when one attempt is the connection, or none will be.
+    pub(super) fn poll(&mut self, cx: &mut Context<'_>, config: &Config) -> Poll<Delivered> {
+        loop {
+            let Some(event) = self.poll_event(cx) else { return Poll::Pending };
+            let mut action = self.delivery.on(event, Instant::now());
+            loop {
+                let next = match action {
+                    Action::Wait => break,
+                    Action::Hedge => self.begin(self.first.address, config),
+                    Action::NextAddress => match self.others.next() {
+                        Some(address) => self.begin(address, config),
+                        None => break,
+                    },
+                    Action::Send(id) => {
+                        self.carry(id);
+                        None
+                    }
+                    Action::Win(id) => return Poll::Ready(self.won(id)),
+                    Action::GiveUp { maybe_executed } => return Poll::Ready(self.lost(maybe_executed)),
+                    Action::TimeOut => match self.late_handshake() {
+                        Some(late) => Some(late),
+                        None => {
+                            let error = ConnectError::bare(ConnectErrorKind::TimedOut);
+                            return Poll::Ready(Delivered::Lost(error.at(self.first.address)));
+                        }
+                    },
+                };
+                action = match next {
+                    Some(event) => self.delivery.on(event, Instant::now()),
+                    None => break,
+                };
+            }
+        }
+    }
+
+    /// The next event: sockets first, so that a late timer does not outvote them.
+    fn poll_event(&mut self, cx: &mut Context<'_>) -> Option<Event> {
+        for id in 0..=self.more.len() {
+            let flight = &self.flight;
+            let attempt = match id {
+                0 => &mut self.first,
+                _ => self.more.get_mut(id - 1)?,
+            };
+            match attempt.poll(id, flight, cx) {
+                Ok(Some(event)) => return Some(event),
+                Ok(None) => {}
+                Err(error) => {
+                    let error = ConnectError::new(ConnectErrorKind::Connect, error).at(attempt.address);
+                    self.first_error.get_or_insert(error);
+                    return Some(Event::Failed { id });
+                }
+            }
+        }
+        let at = self.delivery.wake_at()?.into();
+        let timer = self.timer.get_or_insert_with(|| Box::pin(sleep_until(at)));
+        if timer.deadline() != at {
+            timer.as_mut().reset(at);
+        }
+        timer.as_mut().poll(cx).is_ready().then_some(Event::Timer)
+    }
+
+    /// Begins a plain attempt; what it failed of at once.
+    fn begin(&mut self, address: SocketAddr, config: &Config) -> Option<Event> {
+        let (stream, event) = match begin_plain(config, &address) {
+            Ok(stream) => (Some(stream), None),
+            Err(error) => {
+                self.first_error.get_or_insert(error);
+                (None, Some(Event::Failed { id: self.more.len() + 1 }))
+            }
+        };
+        self.more.push(Attempt { address, stream, sent: 0, progress: Progress::Connecting });
+        event
+    }
+
+    fn carry(&mut self, id: Id) {
+        if let Some(attempt) = self.attempt(id)
+            && let Progress::Idle(tcp_info) = attempt.progress
+        {
+            attempt.progress = Progress::Carrying(tcp_info);
+        }
+    }
+
+    /// A handshake that is complete although its event has not come yet: nobody may have polled.
+    fn late_handshake(&mut self) -> Option<Event> {
+        for id in 0..=self.more.len() {
+            let Some(attempt) = self.attempt(id) else { continue };
+            let (Some(stream), Progress::Connecting) = (&attempt.stream, attempt.progress) else { continue };
+            let Ok(tcp_info) = TcpInfo::read(stream) else { continue };
+            if tcp_info.state().is_some_and(TcpState::is_proven) {
+                return Some(attempt.established(id, Some(tcp_info)));
+            }
+        }
+        None
+    }
+
+    fn won(&mut self, id: Id) -> Delivered {
+        let instead_of = (id != 0).then_some(match (&self.first.stream, self.first.progress) {
+            (None, _) => FirstAttempt::Refused,
+            (_, Progress::Connecting) => FirstAttempt::Silent,
+            _ => FirstAttempt::Stalled,
+        });
+        let hedged = self.delivery.hedged();
+        let flight = std::mem::take(&mut self.flight);
+        let winner = self.attempt(id).and_then(|attempt| {
+            let tcp_info = match attempt.progress {
+                Progress::Connecting => None,
+                Progress::Idle(tcp_info) | Progress::Carrying(tcp_info) => tcp_info,
+            };
+            Some((attempt.stream.take()?, attempt.address, attempt.sent, tcp_info))
+        });
+        self.park();
+        match winner {
+            Some((stream, address, sent, tcp_info)) => {
+                Delivered::Won(Won { stream, address, sent, flight, tcp_info, hedged, instead_of })
+            }
+            None => self.lost(false),
+        }
+    }
+
+    fn lost(&mut self, maybe_executed: bool) -> Delivered {
+        let none =
+            || ConnectError::new(ConnectErrorKind::Connect, io::Error::from(io::ErrorKind::NotConnected));
+        let error = self.first_error.take().unwrap_or_else(none);
+        Delivered::Lost(if maybe_executed { error.maybe_executed_too() } else { error })
+    }
+
+    /// Sockets that nobody needs any more, but whose SYN may still be answered.
+    fn park(&mut self) {
+        for attempt in std::iter::once(&mut self.first).chain(&mut self.more) {
+            if let Some(stream) = attempt.stream.take() {
+                self.lot.park(stream);
+            }
+        }
+    }
+
+    fn attempt(&mut self, id: Id) -> Option<&mut Attempt> {
+        match id {
+            0 => Some(&mut self.first),
+            _ => self.more.get_mut(id - 1),
+        }
+    }
+}
+
+impl Drop for Attempts {
+    fn drop(&mut self) {
+        self.park();
+    }
+}
+
+impl Attempt {
+    /// What has happened to this attempt.
+    fn poll(&mut self, id: Id, flight: &[u8], cx: &mut Context<'_>) -> io::Result<Option<Event>> {
+        let Some(stream) = &mut self.stream else { return Ok(None) };
+        let polled = match self.progress {
+            Progress::Connecting => super::poll_established(stream, cx).map_ok(Some),
+            Progress::Idle(_) => return Ok(None),
+            Progress::Carrying(_) => poll_answer(stream, flight, &mut self.sent, cx).map_ok(|()| None),
+        };
+        match polled {
+            Poll::Pending => Ok(None),
+            Poll::Ready(Ok(Some(tcp_info))) => Ok(Some(self.established(id, tcp_info))),
+            Poll::Ready(Ok(None)) => Ok(Some(Event::Answered { id })),
+            Poll::Ready(Err(error)) => {
+                self.stream = None;
+                Err(error)
+            }
+        }
+    }
+
+    fn established(&mut self, id: Id, tcp_info: Option<TcpInfo>) -> Event {
+        let taken = tcp_info.as_ref().and_then(TcpInfo::syn_data) == Some(true);
+        // The first attempt's SYN carried the flight, if any did.
+        self.progress = if self.sent > 0 { Progress::Carrying(tcp_info) } else { Progress::Idle(tcp_info) };
+        Event::Established { id, taken }
+    }
+}
+
+/// Sends what is left of the flight; ready when a byte of the answer, or its end, can be read.
+fn poll_answer(
+    stream: &mut TcpStream,
+    flight: &[u8],
+    sent: &mut usize,
+    cx: &mut Context<'_>,
+) -> Poll<io::Result<()>> {
+    while *sent < flight.len() {
+        match Pin::new(&mut *stream).poll_write(cx, &flight[*sent..]) {
+            Poll::Ready(written) => *sent += written?,
+            Poll::Pending => break,
+        }
+    }
+    loop {
+        std::task::ready!(stream.poll_read_ready(cx))?;
+        match peek(stream, &mut [0]) {
+            Ok(_) => return Poll::Ready(Ok(())),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                let again = || Err::<(), _>(io::ErrorKind::WouldBlock.into());
+                let _ = stream.try_io(Interest::READABLE, again);
+            }
+            Err(error) => return Poll::Ready(Err(error.into_io_error())),
+        }
+    }
+}
