@@ -115,7 +115,8 @@ async fn one([open, refused, silent]: [SocketAddr; 3], end: End) {
     match end {
         End::Idle => {
             let mut stream = dial(&connector, open).await;
-            let read = tokio::time::timeout(Duration::from_millis(1), stream.read(&mut [0]));
+            let mut bytes = [0];
+            let read = tokio::time::timeout(Duration::from_millis(1), stream.read(&mut bytes));
             read.await.expect_err("it waits");
             assert_eq!(phase(&stream), "Idle");
         }
