@@ -91,7 +91,7 @@ pub(crate) struct GetArgs {
     /// Keep the connection for the next request, instead of a new one for each.
     #[arg(long)]
     pub(crate) reuse: bool,
-    /// How long the name and the connection may take.
+    /// How long the name may take, and then the connection: 300ms, 2s, or a number of seconds.
     #[arg(long, value_name = "TIME", default_value = "30s", value_parser = parse_patience)]
     pub(crate) connect_timeout: Duration,
     /// How long each request may take as a whole [default: no limit].
