@@ -258,6 +258,9 @@ impl<'a> Report<'a> {
         let (plain, tfo) = (time(summary.plain_median_us), time(summary.tfo_median_us));
         let visits = if summary.repeat_visits == 1 { "repeat visit" } else { "repeat visits" };
         let medians = format!("{visits}: {plain} plain, {tfo} with TCP Fast Open");
+        if !self.disagreements.is_empty() {
+            return format!("{medians}: nothing is claimed, because the evidence disagrees");
+        }
         if let Place::Loopback { .. } = self.place {
             let rode = format!("{} of {}", summary.saved_visits, summary.repeat_visits);
             return format!("{medians}: {rode} rode in the SYN, but loopback has no round trip worth saving");
