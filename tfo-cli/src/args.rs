@@ -75,7 +75,7 @@ pub(crate) struct GetArgs {
     /// Whether requests may ride in the SYN.
     #[arg(long, value_enum, default_value_t = Tfo::Auto, value_name = "auto|off", hide_possible_values = true)]
     pub(crate) tfo: Tfo,
-    /// The request method [default: GET, or POST with -d].
+    /// The request method (default: GET, or POST with -d).
     #[arg(short = 'X', long = "request", value_name = "METHOD", value_parser = parse_method)]
     pub(crate) method: Option<Method>,
     /// A header line; may be repeated.
@@ -91,16 +91,16 @@ pub(crate) struct GetArgs {
     /// Keep the connection for the next request, instead of a new one for each.
     #[arg(long)]
     pub(crate) reuse: bool,
-    /// How long the name and the connection may take.
+    /// How long the name may take, and then the connection: 300ms, 2s, or a number of seconds.
     #[arg(long, value_name = "TIME", default_value = "30s", value_parser = parse_patience)]
     pub(crate) connect_timeout: Duration,
-    /// How long each request may take as a whole [default: no limit].
+    /// How long each request may take as a whole (default: no limit).
     #[arg(long, short = 'm', value_name = "TIME", value_parser = parse_patience)]
     pub(crate) max_time: Option<Duration>,
     /// One JSON object a line for each request (schemas/get.json), and no body.
     #[arg(long)]
     pub(crate) json: bool,
-    /// Write the bodies to a file, one after the other.
+    /// Write the bodies to a file, one after the other, instead of to standard output.
     #[arg(short = 'o', long = "output", value_name = "FILE")]
     pub(crate) output: Option<PathBuf>,
     /// What to ask for; without a scheme, http://.
@@ -131,8 +131,8 @@ Examples:
   tfo serve --root public            every address of this host, port 8080
   tfo serve --listen 127.0.0.1:0     this host only, a free port")]
 pub(crate) struct ServeArgs {
-    /// Where to listen; port 0 takes a free one [default: [::]:8080, which is IPv6 and IPv4; 0.0.0.0:8080
-    /// on a host without IPv6].
+    /// Where to listen; port 0 takes a free one (default: `[::]:8080`, which is IPv6 and IPv4, or
+    /// 0.0.0.0:8080 on a host without IPv6).
     #[arg(long, value_name = "ADDR")]
     pub(crate) listen: Option<SocketAddr>,
     /// The directory to serve.

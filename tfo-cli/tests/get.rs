@@ -95,7 +95,10 @@ fn method_headers_and_data_arrive() {
     let post = request(&["-d", "a=b", "-H", "X-One: 1", "-H", "X-One: 2"]);
     assert!(post.starts_with("POST ") && post.ends_with("\r\n\r\na=b"), "{post}");
     assert!(post.contains("x-one: 1\r\nx-one: 2\r\n") && post.contains("content-length: 3\r\n"), "{post}");
-    let put = request(&["-X", "PUT", "-d", "@/proc/self/comm", "-H", "Content-Type: text/plain"]);
+    let mut file = tempfile::NamedTempFile::new().unwrap();
+    file.write_all(b"tfo\n").unwrap();
+    let data = format!("@{}", file.path().display());
+    let put = request(&["-X", "PUT", "-d", &data, "-H", "Content-Type: text/plain"]);
     assert!(
         put.starts_with("PUT ") && put.ends_with("\r\n\r\ntfo\n") && !put.contains("urlencoded"),
         "{put}"
@@ -143,10 +146,12 @@ fn what_fails_has_curls_code_and_one_line() {
     let closed = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
     tfo(&["get", &format!("http://{closed}/")]).assert_failed(7, "refused");
     tfo(&["get", "http://0.0.0.0:1/"]).assert_failed(7, "cannot connect");
+    tfo(&["get", "http://255.255.255.255/"]).assert_failed(7, "cannot connect");
     tfo(&["get", "http://nonexistent.invalid/"]).assert_failed(6, "cannot resolve");
     tfo(&["get", "https://localhost/"]).assert_failed(1, "https");
     tfo(&["get", "ftp://localhost/"]).assert_failed(1, "ftp");
     tfo(&["get", "-o", "/nonexistent/file", &answering(HELLO)]).assert_failed(23, "/nonexistent/file");
+    #[cfg(target_os = "linux")]
     tfo(&["get", "-o", "/dev/full", &answering(HELLO)]).assert_failed(23, "/dev/full");
 }
 
@@ -213,6 +218,7 @@ fn a_file_takes_the_bodies_and_keeps_its_own_if_there_are_none() {
     let ran = tfo(&["get", "-o", path, &answering(b"")]);
     ran.assert_failed(56, "closed");
     assert_eq!(fs::read_to_string(&file).unwrap(), "something longer than the answer");
+    assert_eq!(tfo(&["get", "-o", "-", &answering(HELLO)]).stdout, "hello");
     let ran = tfo(&["get", "-n", "2", "--json", "-o", path, &answering(HELLO)]);
     assert_eq!((ran.code, ran.records().len()), (0, 2), "{ran:?}");
     assert_eq!(fs::read_to_string(&file).unwrap(), "hellohello");

@@ -8,8 +8,9 @@ mod support;
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
-use std::process::{Child, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -231,6 +232,17 @@ lab_tests! {
         assert!(ran.stdout.lines().all(|line| line.chars().count() <= 100), "{}", ran.stdout);
     }
 
+    fn the_demo_makes_a_lab_for_ordinary_users_too() {
+        let Some(ran) = as_ordinary_user(&["demo", "--json", "--rtt", "10ms", "--requests", "1"]) else { return };
+        assert_eq!(ran.code, 0, "{ran:?}");
+        let demo = ran.demo();
+        if demo["network"] == "loopback" && !required() {
+            eprintln!("\n!!! SKIPPED: {}\n", demo["why_loopback"]);
+            return;
+        }
+        assert_eq!((&demo["network"], &demo["summary"]["saved_visits"]), (&"lab".into(), &1.into()), "{demo}");
+    }
+
     fn the_demo_changes_no_setting_and_runs_without_a_lab() {
         // A host of a lab, as a machine on which the demo may not make a lab of its own.
         for (bits, rides) in [(1, false), (3, true)] {
@@ -254,6 +266,25 @@ lab_tests! {
 /// Runs `tfo` in a host.
 fn run(host: &Host, args: &[&str]) -> Ran {
     host.command(TFO).args(args).output().unwrap().into()
+}
+
+/// Runs `tfo` as an ordinary user to whom `/dev/net/tun` is open; `None` where that cannot be arranged,
+/// as for those who are ordinary users themselves.
+fn as_ordinary_user(args: &[&str]) -> Option<Ran> {
+    let arrange = "mount -t tmpfs none /dev/net && mknod -m 666 /dev/net/tun c 10 200 || exit 99
+        exec setpriv --reuid=65534 --regid=65534 --clear-groups \"$@\"";
+    if !there("unshare") || !there("setpriv") {
+        return None;
+    }
+    // A user that may not read this directory cannot run the binary either.
+    let directory = tempfile::tempdir().unwrap();
+    let binary = directory.path().join("tfo");
+    fs::copy(TFO, &binary).unwrap();
+    fs::set_permissions(directory.path(), fs::Permissions::from_mode(0o755)).unwrap();
+    let mut command = Command::new("unshare");
+    command.args(["--mount", "--propagation", "private", "sh", "-c", arrange, "sh"]).arg(&binary).args(args);
+    let ran: Ran = command.output().unwrap().into();
+    (![1, 99].contains(&ran.code) || ran.stdout.starts_with('{')).then_some(ran)
 }
 
 /// Runs `tfo` where there is no `/dev/net/tun`, as in most containers; `None` where that cannot be
@@ -376,12 +407,15 @@ fn there(program: &str) -> bool {
     let paths = std::env::var_os("PATH").unwrap_or_default();
     let sbin = ["/usr/sbin".into(), "/sbin".into()];
     let found = std::env::split_paths(&paths).chain(sbin).any(|path| path.join(program).exists());
-    let required = std::env::var_os("TFO_LAB").is_some_and(|value| value == "require");
-    assert!(found || !required, "{program} is not installed (TFO_LAB=require)");
+    assert!(found || !required(), "{program} is not installed (TFO_LAB=require)");
     if !found {
         eprintln!("\n!!! SKIPPED: {program} is not installed\n");
     }
     found
+}
+
+fn required() -> bool {
+    std::env::var_os("TFO_LAB").is_some_and(|value| value == "require")
 }
 
 /// A running nginx that answers `hello`.

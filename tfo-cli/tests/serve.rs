@@ -50,9 +50,8 @@ impl Serve {
     }
 
     fn signal(&self, signal: &str) {
-        assert!(
-            Command::new("kill").arg(signal).arg(self.process.id().to_string()).status().unwrap().success()
-        );
+        let kill = format!("kill {signal} {}", self.process.id());
+        assert!(Command::new("sh").args(["-c", &kill]).status().unwrap().success());
     }
 
     /// The exit code, and what it said on standard error.

@@ -249,6 +249,49 @@ mod tests {
         assert_eq!(socket.local_addr().unwrap().as_socket().unwrap().ip(), Ipv4Addr::LOCALHOST);
     }
 
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn a_socket_carries_all_settings_of_linux_and_none_that_was_not_made() {
+        let address = SocketAddr::from(([127, 0, 0, 1], 80));
+        let seconds = Duration::from_secs;
+        let config = Config {
+            keepalive: Keepalive { time: Some(seconds(7)), interval: Some(seconds(3)), retries: Some(4) },
+            send_buffer_size: Some(20_000),
+            recv_buffer_size: Some(30_000),
+            interface: Some("lo".to_owned()),
+            tcp_user_timeout: Some(Duration::from_millis(1234)),
+            ..Config::default()
+        };
+        let socket = config.open(&address).unwrap();
+        assert_eq!(socket.tcp_keepalive_time().unwrap(), seconds(7));
+        assert_eq!(socket.tcp_keepalive_interval().unwrap(), seconds(3));
+        assert_eq!(socket.tcp_keepalive_retries().unwrap(), 4);
+        // socket(7): the kernel doubles them, for its bookkeeping.
+        assert_eq!(socket.send_buffer_size().unwrap(), 40_000);
+        assert_eq!(socket.recv_buffer_size().unwrap(), 60_000);
+        assert_eq!(socket.device().unwrap().as_deref(), Some(&b"lo"[..]));
+        assert_eq!(socket.tcp_user_timeout().unwrap(), Some(Duration::from_millis(1234)));
+
+        let plain = Config::default().open(&address).unwrap();
+        assert!(!plain.keepalive().unwrap() && !plain.tcp_nodelay().unwrap());
+        assert!(!plain.reuse_address().unwrap() && plain.device().unwrap().is_none());
+        assert_eq!((plain.mark().unwrap(), plain.tcp_user_timeout().unwrap()), (0, None));
+        assert_eq!(plain.local_addr().unwrap().as_socket().unwrap().port(), 0);
+    }
+
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn a_mark_is_set_or_refused_and_never_left_out() {
+        let config = Config { mark: Some(42), ..Config::default() };
+        match config.open(&SocketAddr::from(([127, 0, 0, 1], 80))) {
+            Ok(socket) => assert_eq!(socket.mark().unwrap(), 42),
+            Err(error) => {
+                assert_eq!(error.kind(), ConnectErrorKind::Socket);
+                assert_eq!(error.io_kind(), io::ErrorKind::PermissionDenied);
+            }
+        }
+    }
+
     #[test]
     fn what_cannot_be_bound_is_a_socket_error_with_the_address() {
         let config = Config { local_ipv4: Some(Ipv4Addr::new(192, 0, 2, 77)), ..Config::default() };

@@ -23,7 +23,7 @@ use support::http::{RUNTIMES, Runtime, Server, rode, run};
 use support::tcp::{TcpServer, uri};
 use tfo_http::{ConnInfo, SynOutcome, TfoConnector, TfoStream, is_connect_error};
 use tfo_lab::{Flow, Lab, lab_tests};
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, copy_bidirectional};
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, copy_bidirectional};
 use tokio::net::TcpStream;
 use tower_service::Service;
 
@@ -32,11 +32,11 @@ const PROXY: u16 = 3128;
 
 lab_tests! {
     fn http_connect() {
-        through(connect_proxy, |proxy, connector| Tunnel::new(proxy, connector), b"CONNECT 10.0.0.3:80 ");
+        through(connect_proxy, Tunnel::new, b"CONNECT 10.0.0.3:80 ");
     }
 
     fn socks_5() {
-        through(socks5_proxy, |proxy, connector| SocksV5::new(proxy, connector), &[5, 1, 0]);
+        through(socks5_proxy, SocksV5::new, &[5, 1, 0]);
     }
 
     fn socks_5_all_at_once() {
@@ -45,7 +45,7 @@ lab_tests! {
     }
 
     fn socks_4() {
-        through(socks4_proxy, |proxy, connector| SocksV4::new(proxy, connector), &[4, 1, 0, 80, 10, 0, 0, 3]);
+        through(socks4_proxy, SocksV4::new, &[4, 1, 0, 80, 10, 0, 0, 3]);
     }
 
     /// A proxy that is refused has to look like one, later visits included.
@@ -131,10 +131,7 @@ lab_tests! {
 }
 
 /// 200 kB and more, each way at once, and an orderly end.
-async fn exchange<T: tokio::io::AsyncRead + tokio::io::AsyncWrite>(stream: &mut T)
-where
-    T: Unpin,
-{
+async fn exchange(stream: &mut (impl AsyncRead + AsyncWrite + Unpin)) {
     stream.write_all(b"ping").await.unwrap();
     stream.flush().await.unwrap();
     let mut echo = vec![0; 4];

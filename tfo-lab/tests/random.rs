@@ -10,10 +10,10 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use support::flows;
-use support::http::{Runtime, run};
+use support::http::{RUNTIMES, Runtime, run};
 use support::tcp::{TcpServer, dial, fetch_cookie, phase};
 use tfo_http::{SynOutcome, TfoConnector, TfoStream};
-use tfo_lab::{Lab, lab_tests};
+use tfo_lab::{DropSynData, Lab, StripFastOpen, lab_tests};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, split};
 use tokio::time::timeout;
 
@@ -25,6 +25,31 @@ const MOST: usize = 48 * 1024;
 lab_tests! {
     fn sequences_in_one_thread() {
         sequences(Runtime::CurrentThread);
+    }
+
+    fn sequences_on_a_path_that_loses_packets() {
+        for runtime in RUNTIMES {
+            hostile(runtime, |lab| {
+                lab.set_loss("client", "server", 0.05);
+                lab.set_loss("server", "client", 0.05);
+            });
+        }
+    }
+
+    fn sequences_on_a_path_that_drops_data_in_the_syn() {
+        let rides = hostile(Runtime::MultiThread, |lab| drop(lab.middlebox(DropSynData::new())));
+        assert_eq!(rides, 0);
+    }
+
+    fn sequences_on_a_path_that_strips_the_option() {
+        let rides = hostile(Runtime::MultiThread, |lab| drop(lab.middlebox(StripFastOpen::new())));
+        assert_eq!(rides, 0);
+    }
+
+    /// The option goes, and the data stays: the server must not take it.
+    fn sequences_with_a_server_that_has_switched_it_off() {
+        let off = |lab: &Lab| lab.host("server").set_sysctl("net.ipv4.tcp_fastopen", 1).unwrap();
+        assert_eq!(hostile(Runtime::MultiThread, off), 0);
     }
 
     fn sequences_in_several_threads() {
@@ -62,6 +87,27 @@ fn sequences(runtime: Runtime) {
     let with_data = flows.iter().filter(|flow| flow.request_delivered_in_syn()).count();
     assert_eq!(with_data, rides, "what is claimed is what the wire has seen");
     assert!(flows.iter().all(|flow| !flow.sent_by_client().any(|record| record.packet().is_rst())));
+}
+
+/// The same, less of it, when the path has turned hostile behind the first visit: how many rode.
+fn hostile(runtime: Runtime, turn: impl FnOnce(&Lab)) -> usize {
+    let lab = Lab::builder().rtt(Duration::from_millis(4)).build().unwrap();
+    let (client, server) = (lab.host("client"), lab.host("server"));
+    let addr = server.addr(80);
+    let (_server, _) = TcpServer::echo(&server, addr);
+    run(&client, runtime, fetch_cookie(addr));
+    turn(&lab);
+    run(&client, runtime, async move {
+        // All at once: what is lost costs a second and more.
+        let tasks: Vec<_> = (0..100).map(|seed| tokio::spawn(sequence(addr, seed))).collect();
+        let mut rides = 0;
+        for (seed, task) in tasks.into_iter().enumerate() {
+            let outcome = timeout(Duration::from_secs(25), task).await;
+            let outcome = outcome.unwrap_or_else(|_| panic!("seed {seed} hangs")).unwrap();
+            rides += usize::from(outcome == SynOutcome::SynDataAcked);
+        }
+        rides
+    })
 }
 
 async fn sequence(addr: SocketAddr, seed: u64) -> SynOutcome {

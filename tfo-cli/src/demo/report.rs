@@ -12,6 +12,9 @@ use super::network::Place;
 use super::visits::{Mode, Packets, Visit};
 use crate::text::millis;
 
+/// How many visits are shown one by one; JSON has all.
+const ROWS: usize = 21;
+
 /// The visits, and what they amount to.
 #[derive(Debug)]
 pub(super) struct Report<'a> {
@@ -181,9 +184,14 @@ impl<'a> Report<'a> {
         table.load_style(presets::UTF8_HORIZONTAL_ONLY.row_separator(LineStyle::none()));
         let heads = ["visit", "plain TCP", "RTTs", "TCP Fast Open", "RTTs", "in the SYN", "saved"];
         table.set_header(heads);
-        for pair in self.visits.chunks_exact(2) {
+        let pairs = self.visits.chunks_exact(2);
+        let more = pairs.len().saturating_sub(ROWS);
+        for pair in pairs.take(ROWS) {
             let [plain, tfo] = pair else { continue };
             table.add_row(self.row(plain, tfo));
+        }
+        if more > 0 {
+            table.add_row([format!("{more} more")]);
         }
         for column in 1..=4 {
             if let Some(column) = table.column_mut(column) {
@@ -250,6 +258,9 @@ impl<'a> Report<'a> {
         let (plain, tfo) = (time(summary.plain_median_us), time(summary.tfo_median_us));
         let visits = if summary.repeat_visits == 1 { "repeat visit" } else { "repeat visits" };
         let medians = format!("{visits}: {plain} plain, {tfo} with TCP Fast Open");
+        if !self.disagreements.is_empty() {
+            return format!("{medians}: nothing is claimed, because the evidence disagrees");
+        }
         if let Place::Loopback { .. } = self.place {
             let rode = format!("{} of {}", summary.saved_visits, summary.repeat_visits);
             return format!("{medians}: {rode} rode in the SYN, but loopback has no round trip worth saving");

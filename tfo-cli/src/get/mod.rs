@@ -4,6 +4,7 @@ mod record;
 
 use std::fs;
 use std::io::{self, Read as _, Write as _};
+use std::path::Path;
 
 use bytes::Bytes;
 use http::header::{ACCEPT, CONTENT_TYPE, USER_AGENT};
@@ -91,7 +92,9 @@ async fn all(args: GetArgs, request: Request<Full<Bytes>>) -> Result<(), Failure
         max_time: args.max_time,
     });
     let mut stdout = Output::stdout();
-    let mut file = args.output.as_deref().map(Output::file).transpose()?;
+    // As everywhere, `-` is standard output.
+    let file = args.output.as_deref().filter(|file| *file != Path::new("-"));
+    let mut file = file.map(Output::file).transpose()?;
     let mut earlier = Earlier::default();
     for number in 1..=args.number {
         let body = match &mut file {

@@ -179,3 +179,25 @@ async fn established(stream: &TcpStream) -> Result<Option<TcpInfo>, ConnectError
 fn connect_error(error: io::Error) -> ConnectError {
     ConnectError::new(ConnectErrorKind::Connect, error)
 }
+
+#[cfg(all(test, target_os = "linux"))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_option_is_set_where_it_is_wanted_and_nothing_else_is_lost() {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        for syn_data in [SynData::SafeMethods, SynData::Never] {
+            let config = Config { syn_data, nodelay: true, reuse_address: true, ..Config::default() };
+            let (socket, reason) = match begin(&config, &address).unwrap() {
+                Begun::Handshake(socket, reason) => (socket, reason),
+                Begun::Deferred(socket) => (socket, Reason::NoCookie),
+            };
+            assert!(socket.tcp_nodelay().unwrap() && socket.reuse_address().unwrap());
+            let asks = sockopt::fastopen_connect(&socket).unwrap();
+            assert_eq!(asks, reason == Reason::NoCookie, "{reason:?}");
+            assert!(syn_data == SynData::SafeMethods || reason == Reason::Off);
+        }
+    }
+}

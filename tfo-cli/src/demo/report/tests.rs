@@ -96,7 +96,9 @@ fn whoever_contradicts_the_others_is_quoted() {
         let mut visits = visits(&[true]);
         change(&mut visits[3]);
         let place = Place::Lab { rtt: RTT };
-        let doubt = Report::new(&place, &visits).doubt().expect(says);
+        let report = Report::new(&place, &visits);
+        assert!(report.claim().ends_with("nothing is claimed, because the evidence disagrees"));
+        let doubt = report.doubt().expect(says);
         assert!(
             doubt.starts_with("the evidence disagrees: visit 2") && doubt.contains(says),
             "{says}: {doubt}"
