@@ -5,9 +5,11 @@
 mod connector;
 mod error;
 mod info;
+pub mod path;
 mod stream;
 
 pub use connector::{Resolve, SynData, TfoConnecting, TfoConnector};
 pub use error::{ConnectError, ConnectErrorKind, connect_error, is_connect_error};
 pub use info::{ConnInfo, Reason, SynOutcome};
+pub use path::PathMemory;
 pub use stream::TfoStream;
