@@ -6,10 +6,12 @@ mod config;
 mod connector;
 mod error;
 mod info;
+pub mod path;
 mod stream;
 
 pub use config::{Hedge, SynData};
 pub use connector::{Resolve, TfoConnecting, TfoConnector};
 pub use error::{ConnectError, ConnectErrorKind, connect_error, is_connect_error};
 pub use info::{ConnInfo, Reason, SynOutcome};
+pub use path::PathMemory;
 pub use stream::TfoStream;
