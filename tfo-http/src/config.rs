@@ -8,6 +8,7 @@ use socket2::{Domain, Protocol, Socket, TcpKeepalive, Type};
 use tokio::net::TcpStream;
 
 use crate::error::{ConnectError, ConnectErrorKind};
+use crate::path::PathMemory;
 use crate::stream::Lot;
 
 /// What a connector was told: the settings of `HttpConnector`, and those of TCP Fast Open.
@@ -29,6 +30,7 @@ pub(crate) struct Config {
     pub(crate) tcp_user_timeout: Option<Duration>,
     pub(crate) hedge: Hedge,
     pub(crate) lot: Lot,
+    pub(crate) memory: PathMemory,
 }
 
 /// When a plain attempt joins one with TCP Fast Open that is not answered.
@@ -107,6 +109,7 @@ impl Default for Config {
             tcp_user_timeout: None,
             hedge: Hedge::default(),
             lot: Lot::default(),
+            memory: PathMemory::new(),
         }
     }
 }
@@ -119,6 +122,14 @@ impl Config {
             (Some(_), None) => address.is_ipv4(),
             (None, Some(_)) => address.is_ipv6(),
             _ => true,
+        }
+    }
+
+    /// The local address from which `address` is to be reached, if one was set.
+    pub(crate) fn local_for(&self, address: &SocketAddr) -> Option<IpAddr> {
+        match address {
+            SocketAddr::V4(_) => self.local_ipv4.map(IpAddr::V4),
+            SocketAddr::V6(_) => self.local_ipv6.map(IpAddr::V6),
         }
     }
 
@@ -138,11 +149,7 @@ impl Config {
         if self.reuse_address {
             socket.set_reuse_address(true).map_err(failed)?;
         }
-        let local: Option<IpAddr> = match address {
-            SocketAddr::V4(_) => self.local_ipv4.map(IpAddr::V4),
-            SocketAddr::V6(_) => self.local_ipv6.map(IpAddr::V6),
-        };
-        if let Some(local) = local {
+        if let Some(local) = self.local_for(address) {
             socket.bind(&SocketAddr::new(local, 0).into()).map_err(failed)?;
         }
         Ok(socket)

@@ -218,6 +218,10 @@ impl fmt::Display for SynOutcome {
 pub enum Reason {
     /// The caller has switched it off.
     Off,
+    /// The path memory knows that TCP Fast Open fails on this path, for now: an ordinary connection.
+    Avoided,
+    /// The path memory lets rides on this path rest for now: its server did not take the last ones.
+    Resting,
     /// This system, kernel or namespace has no TCP Fast Open for clients.
     Unsupported,
     /// No cookie for this address was cached.
@@ -251,6 +255,8 @@ impl Reason {
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Off => "off",
+            Self::Avoided => "avoided",
+            Self::Resting => "resting",
             Self::Unsupported => "unsupported",
             Self::NoCookie => "no_cookie",
             Self::CookieVanished => "cookie_vanished",
@@ -271,6 +277,8 @@ impl fmt::Display for Reason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Off => "switched off by the caller",
+            Self::Avoided => "TCP Fast Open has failed on this path lately",
+            Self::Resting => "the server did not take the data of the last rides",
             Self::Unsupported => "no TCP Fast Open for clients here (sysctl net.ipv4.tcp_fastopen, bit 1)",
             Self::NoCookie => "no cookie for this address yet",
             Self::CookieVanished => "the cookie vanished from the kernel's cache",

@@ -10,15 +10,16 @@ use std::time::Duration;
 use futures_util::StreamExt as _;
 use futures_util::stream::FuturesUnordered;
 use socket2::Socket;
-use tfo_core::{Connect, TcpInfo, sockopt};
+use tfo_core::{ClientFail, Connect, TcpInfo, sockopt};
 use tokio::net::TcpStream;
 use tokio::time::{sleep, timeout};
 
 use crate::config::{Config, SynData, begin_plain, register};
 use crate::error::{ConnectError, ConnectErrorKind};
 use crate::info::{ConnInfo, Reason};
+use crate::path::{self, Advice};
 use crate::stream::evidence::{self, Syn};
-use crate::stream::{FirstAttempt, TfoStream, poll_established};
+use crate::stream::{FirstAttempt, TfoStream, Trip, poll_established};
 
 /// Connects to the first of `addresses` that answers, within the connect timeout.
 pub(super) async fn dial(
@@ -80,11 +81,18 @@ async fn attempt(
     share: Option<Duration>,
 ) -> Result<TfoStream, ConnectError> {
     let info = ConnInfo::new(address, dns);
-    let result = match begin(config, &address)? {
-        Begun::Deferred(socket) => return Ok(TfoStream::deferred(socket, config.clone(), info)),
+    let mut trip = match config.syn_data {
+        SynData::Never => None,
+        SynData::SafeMethods => Some(Trip::ask(config, &address)),
+    };
+    let result = match begin(config, &address, trip.as_ref().map(Trip::advice))? {
+        Begun::Deferred(socket) => {
+            let Some(trip) = trip else { return Err(ConnectError::bare(ConnectErrorKind::Socket)) };
+            return Ok(TfoStream::deferred(socket, trip, config.clone(), info));
+        }
         Begun::Handshake(socket, reason) => {
             let first = register(socket).map_err(|error| error.at(address))?;
-            let handshake = handshake(config, first, address, &info, reason);
+            let handshake = handshake(config, first, address, &info, reason, trip.as_mut());
             match share {
                 None => handshake.await,
                 Some(share) => timeout(share, handshake)
@@ -105,11 +113,13 @@ enum Begun {
     Handshake(Socket, Reason),
 }
 
-fn begin(config: &Config, address: &SocketAddr) -> Result<Begun, ConnectError> {
+/// `advice` is the path memory's; `None`: TCP Fast Open is not wanted.
+fn begin(config: &Config, address: &SocketAddr, advice: Option<Advice>) -> Result<Begun, ConnectError> {
     let socket = config.open(address)?;
-    let reason = match config.syn_data {
-        SynData::Never => Reason::Off,
-        SynData::SafeMethods => match sockopt::set_fastopen_connect(&socket, true) {
+    let reason = match advice {
+        None => Reason::Off,
+        Some(Advice::Avoid) => Reason::Avoided,
+        Some(Advice::Ride | Advice::AskCookie) => match sockopt::set_fastopen_connect(&socket, true) {
             Ok(()) => Reason::NoCookie,
             // Whatever the kernel has against it, an ordinary connection can still be had.
             Err(_) => Reason::Unsupported,
@@ -130,7 +140,9 @@ async fn handshake(
     address: SocketAddr,
     info: &ConnInfo,
     reason: Reason,
+    trip: Option<&mut Trip>,
 ) -> Result<TcpStream, ConnectError> {
+    let tell = |event| trip.map_or((), |trip| trip.tell(event));
     if reason != Reason::NoCookie {
         let tcp_info = established(&first).await?;
         evidence::note(tcp_info.as_ref(), info, Syn::Plain(reason));
@@ -141,6 +153,11 @@ async fn handshake(
         biased;
         tcp_info = established(&first) => match tcp_info {
             Ok(tcp_info) => {
+                let repeated = tcp_info.as_ref().and_then(TcpInfo::client_fail);
+                tell(match repeated == Some(ClientFail::SynRetransmitted) {
+                    true => path::Event::Silent,
+                    false => path::Event::Answered,
+                });
                 evidence::note(tcp_info.as_ref(), info, Syn::AskedForCookie(reason));
                 return Ok(first);
             }
@@ -152,9 +169,11 @@ async fn handshake(
     if let Some(refused) = refused {
         // If a plain SYN is refused too, it was not the cookie's fault.
         let Ok(tcp_info) = established(&plain).await else { return Err(refused) };
+        tell(path::Event::Refused);
         evidence::note_plain_instead(tcp_info.as_ref(), info, FirstAttempt::Refused);
         return Ok(plain);
     }
+    tell(path::Event::Silent);
     tokio::select! {
         biased;
         Ok(tcp_info) = established(&first) => {
@@ -190,7 +209,8 @@ mod tests {
         let address = listener.local_addr().unwrap();
         for syn_data in [SynData::SafeMethods, SynData::Never] {
             let config = Config { syn_data, nodelay: true, reuse_address: true, ..Config::default() };
-            let (socket, reason) = match begin(&config, &address).unwrap() {
+            let advice = (syn_data == SynData::SafeMethods).then_some(Advice::Ride);
+            let (socket, reason) = match begin(&config, &address, advice).unwrap() {
                 Begun::Handshake(socket, reason) => (socket, reason),
                 Begun::Deferred(socket) => (socket, Reason::NoCookie),
             };

@@ -16,6 +16,7 @@ use tower_service::Service;
 
 use crate::config::{Config, Hedge, SynData};
 use crate::error::{BoxError, ConnectError, ConnectErrorKind};
+use crate::path::PathMemory;
 use crate::stream::TfoStream;
 
 /// A connector for hyper whose first flight rides in the SYN: it stands where `hyper_util`'s
@@ -174,6 +175,17 @@ impl<R> TfoConnector<R> {
     /// [`Hedge::Auto`].
     pub fn set_hedge(&mut self, hedge: Hedge) {
         self.config().hedge = hedge;
+    }
+
+    /// Where it is remembered which paths carry TCP Fast Open and which do not. Default: in memory,
+    /// for 8,192 paths, shared by all clones of a connector.
+    pub fn set_path_memory(&mut self, memory: PathMemory) {
+        self.config().memory = memory;
+    }
+
+    /// What is remembered of paths.
+    pub fn path_memory(&self) -> &PathMemory {
+        &self.config.memory
     }
 
     /// Copied when shared: the connectors cloned before keep their settings.

@@ -5,9 +5,9 @@ use std::io;
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::task::{Context, Poll};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use tfo_core::{TcpInfo, TcpState, peek};
+use tfo_core::{ClientFail, TcpInfo, TcpState, peek};
 use tokio::io::{AsyncWrite, Interest};
 use tokio::net::TcpStream;
 use tokio::time::{Sleep, sleep_until};
@@ -15,8 +15,13 @@ use tokio::time::{Sleep, sleep_until};
 use super::delivery::{Action, Delivery, Event, Id};
 use super::evidence::Syn;
 use super::parking::Lot;
+use super::trip::Trip;
 use crate::config::{Config, begin_plain};
 use crate::error::{ConnectError, ConnectErrorKind};
+use crate::path;
+
+/// After this time an answer to a SYN is due, where nothing is known of the round-trip time.
+const ANSWER_DUE: Duration = Duration::from_millis(250);
 
 /// A first flight under way, and all sockets that may become its connection.
 pub(super) struct Attempts {
@@ -28,6 +33,8 @@ pub(super) struct Attempts {
     others: std::vec::IntoIter<SocketAddr>,
     first_error: Option<ConnectError>,
     timer: Option<Pin<Box<Sleep>>>,
+    trip: Trip,
+    begun: Instant,
     lot: Lot,
 }
 
@@ -88,11 +95,13 @@ impl Attempts {
         flight: Vec<u8>,
         delivery: Delivery,
         others: Vec<SocketAddr>,
+        trip: Trip,
         lot: Lot,
     ) -> Self {
         let first = Attempt { address, stream: Some(stream), sent, progress: Progress::Connecting };
         let others = others.into_iter();
-        Self { delivery, flight, syn, first, more: Vec::new(), others, first_error: None, timer: None, lot }
+        let (more, first_error, timer, begun) = (Vec::new(), None, None, Instant::now());
+        Self { delivery, flight, syn, first, more, others, first_error, timer, trip, begun, lot }
     }
 
     /// Whether every byte of the flight is in the kernel.
@@ -104,11 +113,17 @@ impl Attempts {
     pub(super) fn poll(&mut self, cx: &mut Context<'_>, config: &Config) -> Poll<Delivered> {
         loop {
             let Some(event) = self.poll_event(cx) else { return Poll::Pending };
+            self.tell_of_first(event);
             let mut action = self.delivery.on(event, Instant::now());
             loop {
                 let next = match action {
                     Action::Wait => break,
-                    Action::Hedge => self.begin(self.first.address, config),
+                    Action::Hedge => {
+                        if event == Event::Timer && matches!(self.first.progress, Progress::Connecting) {
+                            self.tell(path::Event::Silent);
+                        }
+                        self.begin(self.first.address, config)
+                    }
                     Action::NextAddress => match self.others.next() {
                         Some(address) => self.begin(address, config),
                         None => break,
@@ -132,6 +147,31 @@ impl Attempts {
                     None => break,
                 };
             }
+        }
+    }
+
+    /// What the first attempt's event says of its path.
+    fn tell_of_first(&mut self, event: Event) {
+        let (Progress::Idle(tcp_info) | Progress::Carrying(tcp_info)) = self.first.progress else { return };
+        let repeated = tcp_info.as_ref().and_then(TcpInfo::client_fail) == Some(ClientFail::SynRetransmitted);
+        match event {
+            Event::Established { id: 0, .. } if repeated => self.tell(path::Event::Silent),
+            Event::Established { id: 0, taken: false } if self.delivery.carries_data() => {
+                self.tell(path::Event::NotAcked);
+            }
+            Event::Established { id: 0, .. } if !self.delivery.carries_data() => {
+                self.tell(path::Event::Answered);
+            }
+            Event::Established { id: 0, .. } if self.trip.is_proven() => self.tell(path::Event::Acked),
+            // On a path that is not proven, a ride counts when its answer is there.
+            Event::Answered { id: 0 } if self.delivery.carries_data() => self.tell(path::Event::Acked),
+            _ => {}
+        }
+    }
+
+    fn tell(&mut self, event: path::Event) {
+        if !matches!(self.syn, Syn::Plain(_)) {
+            self.trip.tell(event);
         }
     }
 
@@ -201,6 +241,12 @@ impl Attempts {
             (_, Progress::Connecting) => FirstAttempt::Silent,
             _ => FirstAttempt::Stalled,
         });
+        let here = self.attempt(id).map(|attempt| attempt.address) == Some(self.first.address);
+        match instead_of {
+            Some(FirstAttempt::Stalled) if here => self.tell(path::Event::SilentAfterHandshake),
+            Some(FirstAttempt::Refused) if here => self.tell(path::Event::Refused),
+            _ => {}
+        }
         let hedged = self.delivery.hedged();
         let flight = std::mem::take(&mut self.flight);
         let winner = self.attempt(id).and_then(|attempt| {
@@ -245,6 +291,10 @@ impl Attempts {
 
 impl Drop for Attempts {
     fn drop(&mut self) {
+        let unanswered = self.first.stream.is_some() && matches!(self.first.progress, Progress::Connecting);
+        if unanswered && !self.trip.is_told() && self.begun.elapsed() > ANSWER_DUE {
+            self.tell(path::Event::Abandoned);
+        }
         self.park();
     }
 }

@@ -167,6 +167,11 @@ impl Delivery {
         }
     }
 
+    /// Whether the first SYN carried bytes of the flight.
+    pub(super) fn carries_data(&self) -> bool {
+        self.first.cargo == Cargo::Data
+    }
+
     /// Whether a plain attempt has joined, or replaced, the first.
     pub(super) fn hedged(&self) -> bool {
         self.hedged

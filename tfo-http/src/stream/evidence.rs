@@ -1,6 +1,5 @@
 //! What the kernel says of a handshake, as an outcome. Nothing is concluded from what was sent.
 
-use tfo_core::first_flight::Stop;
 use tfo_core::{ClientFail, TcpInfo};
 
 use super::attempts::{FirstAttempt, Won};
@@ -13,8 +12,8 @@ pub(crate) enum Syn {
     Plain(Reason),
     /// It asked for a cookie, because of that.
     AskedForCookie(Reason),
-    /// It had a cookie and no data.
-    DataLess(Stop),
+    /// It had a cookie and no data, because of that.
+    DataLess(Reason),
     /// It had a cookie and data.
     WithData {
         /// Whether there was more than fitted.
@@ -77,7 +76,7 @@ fn judge(facts: &mut Facts, tcp_info: Option<&TcpInfo>, syn: Syn) {
         Syn::DataLess(_) if client_fail == Some(ClientFail::CookieUnavailable) => {
             (SynOutcome::CookieRequested, Some(Reason::CookieVanished))
         }
-        Syn::DataLess(stop) => (SynOutcome::DataLess, Some(Reason::NotReplaySafe(stop))),
+        Syn::DataLess(reason) => (SynOutcome::DataLess, Some(reason)),
         Syn::WithData { rest } if acked => (SynOutcome::SynDataAcked, rest.then_some(Reason::TooLarge)),
         Syn::WithData { .. } => (SynOutcome::SynDataNotAcked, Some(Reason::NotAcked)),
     };
@@ -109,7 +108,7 @@ mod tests {
     fn the_kernel_has_the_last_word() {
         use SynOutcome as O;
         let data = |rest| Syn::WithData { rest };
-        let stop = Stop::UnsafeMethod;
+        let stop = Reason::NotReplaySafe(tfo_core::first_flight::Stop::UnsafeMethod);
         let asked = Syn::AskedForCookie(Reason::NoCookie);
         for (options, fail, syn, expected) in [
             (0x27, 0, data(false), (O::SynDataAcked, None)),
@@ -119,7 +118,7 @@ mod tests {
             (0x07, 3, data(false), (O::SynRetransmitted, Some(Reason::Retransmitted))),
             (0x07, 1, asked, (O::CookieRequested, Some(Reason::NoCookie))),
             (0x07, 3, asked, (O::SynRetransmitted, Some(Reason::Retransmitted))),
-            (0x07, 0, Syn::DataLess(stop), (O::DataLess, Some(Reason::NotReplaySafe(stop)))),
+            (0x07, 0, Syn::DataLess(stop), (O::DataLess, Some(stop))),
             (0x07, 1, Syn::DataLess(stop), (O::CookieRequested, Some(Reason::CookieVanished))),
             (0x07, 0, Syn::Plain(Reason::Off), (O::Plain, Some(Reason::Off))),
         ] {

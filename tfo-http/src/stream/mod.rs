@@ -5,6 +5,7 @@ mod delivery;
 pub(crate) mod evidence;
 mod parking;
 mod table;
+mod trip;
 mod wakers;
 
 use std::fmt;
@@ -27,12 +28,14 @@ use tokio::time::{Sleep, sleep};
 use crate::config::{Config, begin_plain, register};
 use crate::error::{ConnectError, ConnectErrorKind};
 use crate::info::{ConnInfo, Reason, SynOutcome};
+use crate::path::Advice;
 pub(crate) use attempts::FirstAttempt;
 use attempts::{Attempts, Delivered, Won};
 use delivery::{Cargo, Delivery, Plan};
 use evidence::Syn;
 pub(crate) use parking::Lot;
 use table::{Event, Phase};
+pub(crate) use trip::Trip;
 use wakers::{Side, Wakers};
 
 /// The most bytes that a first flight holds: then it is sent without a flush.
@@ -62,9 +65,9 @@ pub struct TfoStream {
 /// Each state owns what exists in it, and nothing else. The ways between them: [`table::next`].
 enum State {
     /// The connect was deferred; nothing was written, nothing was sent.
-    Idle { socket: Socket, others: Vec<SocketAddr> },
+    Idle { socket: Socket, others: Vec<SocketAddr>, trip: Trip },
     /// A first flight is being written. `armed`: somebody has read, so it is not waiting for more.
-    Corked { socket: Socket, others: Vec<SocketAddr>, flight: Vec<u8>, armed: bool },
+    Corked { socket: Socket, others: Vec<SocketAddr>, trip: Trip, flight: Vec<u8>, armed: bool },
     /// The SYN is out, perhaps several. Nobody is the connection yet.
     Delivering(Box<Attempts>),
     /// The handshake is over; `flight[sent..]` comes before all else.
@@ -86,8 +89,8 @@ struct Failure {
 
 impl TfoStream {
     /// Nothing was sent yet.
-    pub(crate) fn deferred(socket: Socket, config: Arc<Config>, info: ConnInfo) -> Self {
-        Self::new(State::Idle { socket, others: Vec::new() }, config, info)
+    pub(crate) fn deferred(socket: Socket, trip: Trip, config: Arc<Config>, info: ConnInfo) -> Self {
+        Self::new(State::Idle { socket, others: Vec::new(), trip }, config, info)
     }
 
     /// With further addresses of the server, should this one not answer.
@@ -157,24 +160,26 @@ impl TfoStream {
     /// Sends the SYN, with the first flight if that may be delivered twice.
     fn release(&mut self, side: Side) {
         self.timer = None;
-        let State::Corked { socket, others, flight, .. } = self.take() else { return };
-        match self.send_syn(socket, &flight) {
+        let State::Corked { socket, others, mut trip, flight, .. } = self.take() else { return };
+        match self.send_syn(socket, &flight, trip.ask_again()) {
             Ok((stream, sent, syn)) => {
                 self.info.update(|facts| {
                     facts.first_flight_bytes = Some(flight.len());
                     facts.syn_data_bytes = sent;
                 });
                 let address = self.info.remote_addr();
-                let delivery = Delivery::begin(self.plan(syn, others.len()), Instant::now());
+                let plan = self.plan(syn, others.len(), trip.is_proven());
+                let delivery = Delivery::begin(plan, Instant::now());
                 let lot = self.config.lot.clone();
-                let attempts = Attempts::new((stream, sent, syn), address, flight, delivery, others, lot);
+                let syn = (stream, sent, syn);
+                let attempts = Attempts::new(syn, address, flight, delivery, others, trip, lot);
                 self.go(Phase::Corked, Event::Release, State::Delivering(Box::new(attempts)));
             }
             Err(error) => self.fail(Phase::Corked, error, side),
         }
     }
 
-    fn plan(&self, syn: Syn, others: usize) -> Plan {
+    fn plan(&self, syn: Syn, others: usize, capable: bool) -> Plan {
         let rtt = None;
         Plan {
             first: match syn {
@@ -184,7 +189,7 @@ impl TfoStream {
             },
             // What rides is replay-safe: nothing else is let into a SYN.
             repeatable: true,
-            capable: false,
+            capable,
             hedge: self.config.hedge.delay(rtt),
             guard: self.config.hedge.guard(rtt),
             next_address: self.config.happy_eyeballs_timeout,
@@ -193,25 +198,35 @@ impl TfoStream {
         }
     }
 
-    /// How many bytes went with the SYN, and what it was.
-    fn send_syn(&self, socket: Socket, flight: &[u8]) -> Result<(TcpStream, usize, Syn), ConnectError> {
-        let stop = FirstFlight::classify(flight).stop();
-        let sent = match stop {
+    /// Sends the SYN as the path memory advises: how many bytes went with it, and what it was.
+    fn send_syn(
+        &self,
+        socket: Socket,
+        flight: &[u8],
+        advice: Advice,
+    ) -> Result<(TcpStream, usize, Syn), ConnectError> {
+        let plain = |reason| {
+            let stream = begin_plain(&self.config, &self.info.remote_addr())?;
+            Ok((stream, 0, Syn::Plain(reason)))
+        };
+        let why_not = match advice {
+            Advice::Ride => FirstFlight::classify(flight).stop().map(Reason::NotReplaySafe),
+            Advice::AskCookie => Some(Reason::Resting),
+            Advice::Avoid => return plain(Reason::Avoided),
+        };
+        let sent = match why_not {
             None => tfo_core::send(&socket, &[IoSlice::new(flight)]),
             Some(_) => tfo_core::send_empty_syn(&socket).map(|()| 0),
         };
-        let (sent, syn) = match (sent, stop) {
+        let (sent, syn) = match (sent, why_not) {
             (Ok(sent), None) => (sent, Syn::WithData { rest: sent < flight.len() }),
-            (Ok(sent), Some(stop)) => (sent, Syn::DataLess(stop)),
+            (Ok(sent), Some(reason)) => (sent, Syn::DataLess(reason)),
             // The kernel has begun an ordinary handshake instead, and taken nothing.
             (Err(error), _) if error.kind() == io::ErrorKind::WouldBlock => {
                 (0, Syn::AskedForCookie(Reason::CookieVanished))
             }
             // Switched off since the connect was deferred: the socket is good for nothing now.
-            (Err(error), _) if error.is_unsupported() => {
-                let stream = begin_plain(&self.config, &self.info.remote_addr())?;
-                return Ok((stream, 0, Syn::Plain(Reason::Unsupported)));
-            }
+            (Err(error), _) if error.is_unsupported() => return plain(Reason::Unsupported),
             (Err(error), _) => {
                 return Err(ConnectError::new(ConnectErrorKind::Connect, error.into_io_error()));
             }
@@ -310,9 +325,9 @@ impl TfoStream {
     /// Takes bytes into the first flight, up to its cap; 0 if it is full.
     fn append(&mut self, slices: &[IoSlice<'_>]) -> usize {
         if let State::Idle { .. } = self.state {
-            let State::Idle { socket, others } = self.take() else { return 0 };
+            let State::Idle { socket, others, trip } = self.take() else { return 0 };
             self.timer = None;
-            let corked = State::Corked { socket, others, flight: Vec::new(), armed: false };
+            let corked = State::Corked { socket, others, trip, flight: Vec::new(), armed: false };
             self.go(Phase::Idle, Event::Write, corked);
         }
         let State::Corked { flight, armed, .. } = &mut self.state else { return 0 };
