@@ -104,6 +104,37 @@ lab_tests! {
         }
     }
 
+    /// Both wait for the handshake, and one of them is given up: the other is woken all the same.
+    fn who_is_gone_in_the_handshake_does_not_take_the_wakeup_along() {
+        for runtime in RUNTIMES {
+            with_echo(runtime, |addr| async move {
+                for reader_first in [true, false] {
+                    for reader_goes in [true, false] {
+                        let (mut read, mut write) = split(deferred(addr).await);
+                        write.write_all(GET).await.unwrap();
+                        write.flush().await.unwrap();
+                        let reader = async move { read.read_exact(&mut [0; GET.len()]).await.map(drop) };
+                        let writer = async move { write.write_all(b"more").await };
+                        let (reader, writer) = if reader_first {
+                            let reader = tokio::spawn(reader);
+                            tokio::task::yield_now().await;
+                            (reader, tokio::spawn(writer))
+                        } else {
+                            let writer = tokio::spawn(writer);
+                            tokio::task::yield_now().await;
+                            (tokio::spawn(reader), writer)
+                        };
+                        sleep(RTT / 4).await;
+                        let (goes, stays) = if reader_goes { (reader, writer) } else { (writer, reader) };
+                        goes.abort();
+                        let stays = timeout(Duration::from_secs(5), stays).await;
+                        stays.expect("it is woken").unwrap().unwrap();
+                    }
+                }
+            });
+        }
+    }
+
     fn a_server_that_speaks_first_is_an_error_that_says_so() {
         let lab = lab();
         let (client, server) = (lab.host("client"), lab.host("server"));
