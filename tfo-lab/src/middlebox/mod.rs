@@ -3,20 +3,58 @@
 //! A middlebox is anything that looks at a [`Packet`] and gives a [`Verdict`]; a closure will do. One file
 //! per behaviour in this directory.
 
+mod after_fastopen;
+mod balance_servers;
+mod blackhole_answers;
+mod blackhole_client;
+mod corrupt_cookie;
+mod counts;
+mod delay_fastopen;
+mod drop_data_syn_ack;
+mod drop_fastopen;
+mod drop_nth_syn;
+mod drop_oversize;
 mod drop_syn_data;
 mod duplicate_syn;
+mod memory;
+mod nat;
+mod proxy_syn_data;
+mod reorder;
+mod reset_syn;
+mod rewrite_syn_ack;
+mod rotate_client;
+mod sign;
 mod strip_fastopen;
+mod strip_syn_data;
 
 use std::fmt;
-use std::sync::Weak;
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use crate::packet::Packet;
 use crate::wire::Shared;
 
+pub use after_fastopen::AfterFastOpen;
+pub use balance_servers::BalanceServers;
+pub use blackhole_answers::BlackholeAnswers;
+pub use blackhole_client::{BlackholeClient, Blacklist};
+pub use corrupt_cookie::CorruptCookie;
+pub use counts::Counts;
+pub use delay_fastopen::DelayFastOpen;
+pub use drop_data_syn_ack::DropDataSynAck;
+pub use drop_fastopen::DropFastOpen;
+pub use drop_nth_syn::DropNthSyn;
+pub use drop_oversize::DropOversize;
 pub use drop_syn_data::DropSynData;
 pub use duplicate_syn::{Captured, DuplicateSyn};
+pub use proxy_syn_data::ProxySynData;
+pub use reorder::Reorder;
+pub use reset_syn::ResetSyn;
+pub use rewrite_syn_ack::RewriteSynAck;
+pub use rotate_client::RotateClient;
+pub use sign::FastOpenSign;
 pub use strip_fastopen::StripFastOpen;
+pub use strip_syn_data::StripSynData;
 
 /// Something on the path that looks at every packet, of every direction.
 ///
@@ -59,6 +97,9 @@ pub enum Verdict {
     Drop,
     /// Another goes on in its place. See [`Packet::rewrite`].
     Replace(Packet),
+    /// It goes on as it is, to the host of this name, whatever its destination address says. If there is no
+    /// such host it is unroutable.
+    Forward(Arc<str>),
     /// It goes on, this much later than it would. Others may overtake it.
     Delay(Duration),
     /// The verdict, and packets that leave the middlebox besides. See [`Verdict::and`].
@@ -128,3 +169,6 @@ impl fmt::Debug for MiddleboxHandle {
         f.debug_struct("MiddleboxHandle").field("id", &self.id).finish_non_exhaustive()
     }
 }
+
+#[cfg(test)]
+mod tests;
