@@ -8,8 +8,10 @@ mod support;
 use std::collections::HashSet;
 use std::net::{IpAddr, SocketAddr};
 
-use middleboxes_common::{Family, PATIENCE, Serving, Site, Went, assert_no_time_lost, on_both, plain, went};
-use support::{Accepted, REQUEST, rode};
+use middleboxes_common::{
+    Family, PATIENCE, Serving, Site, Went, assert_no_time_lost, on_both, plain, rode, went,
+};
+use support::{Accepted, REQUEST};
 use tfo_core::{ClientFail, SynSend};
 use tfo_lab::{BalanceServers, Host, Lab, LabError, RotateClient};
 
@@ -122,8 +124,7 @@ tfo_lab::lab_tests! {
                     went.assert_answered();
                     let accepted = farm.served(turn);
                     let flow = farm.lab.tap().flow(went.local).unwrap();
-                    let rode = rode(REQUEST, &went.visit, &accepted, &flow);
-                    assert_eq!(rode.is_ok(), shared_key, "{rode:?}");
+                    assert_eq!(rode(&went, &accepted, &flow), shared_key, "{went:?}\n{flow}");
                     if !shared_key {
                         let fail = went.visit.info.client_fail();
                         assert_eq!(fail, Some(ClientFail::DataNotAcked), "{flow}");

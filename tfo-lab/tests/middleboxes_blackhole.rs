@@ -36,7 +36,7 @@ tfo_lab::lab_tests! {
             for _ in 0..2 {
                 let took = site.plain().unwrap();
                 site.accepted();
-                assert!(took < ms(200), "{took:?}");
+                assert!(took < ms(390), "not delayed twice: {took:?}");
             }
             assert_eq!(counts.acted(), 0);
             let went = site.visit();
@@ -44,7 +44,7 @@ tfo_lab::lab_tests! {
             // Acked in time, and the answer late.
             assert_eq!((went.visit.info.syn_data(), syns(&flow).len()), (Some(true), 1));
             let times: Vec<_> = flow.received_by_client().map(|record| record.time()).collect();
-            assert!(times[0] - flow.records()[0].time() < ms(150), "{flow}");
+            assert!(times[0] - flow.records()[0].time() < ms(190), "{flow}");
             let late = flow.first_response_byte_received().unwrap().time() - times[0];
             assert!(late >= ms(190), "{late:?}: {flow}");
             assert!(went.took < ms(900), "{went:?}");

@@ -129,7 +129,7 @@ impl Packet {
     /// for. `None` if this is no TCP packet, or may be fragmented.
     pub fn too_big_reply(&self, mtu: u16) -> Option<Self> {
         let sender = self.src().filter(|_| self.is_tcp() && !self.may_be_fragmented())?.ip();
-        let quoted = |limit: usize| self.bytes().get(..limit).unwrap_or(self.bytes());
+        let quoted = |limit: usize| &self.bytes()[..limit.min(self.bytes().len())];
         let mut bytes = Vec::new();
         match sender {
             IpAddr::V4(sender) => {
