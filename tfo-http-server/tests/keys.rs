@@ -88,7 +88,7 @@ lab_tests! {
         assert_eq!(seen.rides, seen.requests - 1, "all but the first ride: {seen:?}");
         assert_eq!(seen.passive_fail, 0, "{seen:?}");
         assert!(seen.passive_alt_key >= rotations, "{seen:?}");
-        assert!(seen.requests as u128 >= duration.as_millis() / PACE.as_millis() * 8 / 10, "{seen:?}");
+        assert!(seen.requests as u64 > 10 * rotations, "the machine is too busy to show anything: {seen:?}");
         assert!(keys.iter().all(|keys| keys.status().changes >= 2 * rotations), "{keys:?}");
     }
 
@@ -205,6 +205,8 @@ impl Clock {
 struct Fleet {
     lab: Lab,
     clock: Clock,
+    /// Connections that the servers have seen closed.
+    closed: Arc<AtomicU64>,
 }
 
 #[derive(Debug)]
@@ -224,7 +226,7 @@ impl Fleet {
         let lab = builder.build().unwrap();
         lab.add_address("one", SHARED).unwrap();
         let start = 1_000_000 * EPOCH.as_millis() as u64 + 20_000;
-        Self { lab, clock: Clock(Arc::new(AtomicU64::new(start))) }
+        Self { lab, clock: Clock(Arc::new(AtomicU64::new(start))), closed: Arc::default() }
     }
 
     fn keys(&self, offset: i64) -> Keys {
@@ -234,7 +236,7 @@ impl Fleet {
 
     fn start(&self, keys: &[Keys; 2]) -> [Server; 2] {
         [("one", &keys[0]), ("two", &keys[1])]
-            .map(|(name, keys)| Server::start(&self.lab.host(name), 80, keys))
+            .map(|(name, keys)| Server::counting(&self.lab.host(name), 80, keys, &self.closed))
     }
 
     /// Makes requests while the clock goes, and moves the address every now and then. All must succeed.
@@ -258,6 +260,10 @@ impl Fleet {
                 let begin = Instant::now();
                 if requests % STAY == STAY - 1 {
                     let (from, to) = if moves % 2 == 0 { ("one", "two") } else { ("two", "one") };
+                    // A connection that cannot be closed any more would be in the way of a later one
+                    // from the same port.
+                    let closed = || self.closed.load(Ordering::SeqCst) == requests as u64;
+                    assert!(until(closed), "{requests} connections are closed");
                     self.lab.move_address(from, to, SHARED).unwrap();
                     moves += 1;
                 }
@@ -283,6 +289,14 @@ impl Fleet {
     }
 }
 
+fn until(question: impl Fn() -> bool) -> bool {
+    let begin = Instant::now();
+    while !question() && begin.elapsed() < PATIENCE {
+        thread::sleep(Duration::from_micros(200));
+    }
+    question()
+}
+
 /// One request; whether it rode. That it is answered is asserted.
 fn visit(lab: &Lab, to: SocketAddr) -> bool {
     lab.host("client").run(|| {
@@ -297,7 +311,11 @@ fn visit(lab: &Lab, to: SocketAddr) -> bool {
         let mut answer = Vec::new();
         stream.read_to_end(&mut answer).unwrap();
         assert_eq!(answer, ANSWER);
-        sent == REQUEST.len() && TcpInfo::read(&stream).unwrap().syn_data() == Some(true)
+        let info = TcpInfo::read(&stream).unwrap();
+        if info.syn_data() != Some(true) {
+            println!("no ride: {info:?}"); // the first is expected
+        }
+        sent == REQUEST.len() && info.syn_data() == Some(true)
     })
 }
 
@@ -311,17 +329,23 @@ struct Server {
 
 impl Server {
     fn start(host: &Host, port: u16, keys: &Keys) -> Self {
+        Self::counting(host, port, keys, &Arc::default())
+    }
+
+    /// Counts the connections that have been closed.
+    fn counting(host: &Host, port: u16, keys: &Keys, closed: &Arc<AtomicU64>) -> Self {
         // `SO_REUSEPORT`, and not listening yet.
         let listener = host.run(|| {
             let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
             socket.set_reuse_address(true).unwrap();
+            #[cfg(unix)]
             socket.set_reuse_port(true).unwrap();
             socket.bind(&SocketAddr::from(([0; 4], port)).into()).unwrap();
             socket
         });
         let (stop, stopped) = oneshot::channel();
         let (ready, is_ready) = mpsc::channel();
-        let (same, keys) = (listener.try_clone().unwrap(), keys.clone());
+        let (same, keys, closed) = (listener.try_clone().unwrap(), keys.clone(), Arc::clone(closed));
         let thread = host.spawn(move || {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
             runtime.block_on(async move {
@@ -332,7 +356,7 @@ impl Server {
                 ready.send(()).unwrap();
                 tokio::select! {
                     _ = stopped => {}
-                    () = serve(listener) => {}
+                    () = serve(listener, closed) => {}
                 }
             });
         });
@@ -348,10 +372,15 @@ impl Drop for Server {
     }
 }
 
-async fn serve(listener: TfoListener) {
+async fn serve(listener: TfoListener, closed: Arc<AtomicU64>) {
     loop {
         let (stream, _) = listener.accept_next().await;
-        tokio::spawn(async { timeout(PATIENCE, answer(stream)).await });
+        let closed = Arc::clone(&closed);
+        tokio::spawn(async move {
+            let answered = timeout(PATIENCE, answer(stream)).await;
+            closed.fetch_add(1, Ordering::SeqCst);
+            answered
+        });
     }
 }
 

@@ -1,9 +1,8 @@
 //! The keys that cookies are made with: where they come from, and how they change.
 //!
 //! A cookie (RFC 7413 section 4.1.2) is made from the client's and the server's address with a key of
-//! the server. It does not expire: "The server is free to choose the key-rotation"; it is refused when
-//! its key is gone. [`Keys`] is where keys come from and, in the same hand, all listeners that have
-//! them:
+//! the server. Linux's do not expire by themselves: a cookie is good until its key is gone. [`Keys`] is
+//! where keys come from and, in the same hand, all listeners that have them:
 //!
 //! | source | who shares cookies | a change |
 //! |---|---|---|

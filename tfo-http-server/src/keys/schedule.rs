@@ -40,6 +40,15 @@ impl Rotation {
         Ok(Self { epoch, skew })
     }
 
+    /// As [`new`](Self::new), with a skew of 60 s, or a quarter of an epoch that is shorter than 4 min.
+    ///
+    /// # Errors
+    ///
+    /// An epoch below a second or above a hundred years.
+    pub fn every(epoch: Duration) -> Result<Self, KeyError> {
+        Self::new(epoch, Self::default().skew.min(epoch / 4))
+    }
+
     /// For how long cookies are made with one key.
     pub fn epoch(&self) -> Duration {
         self.epoch
@@ -271,6 +280,9 @@ mod tests {
         assert!(rotation(second * 4, second * 2 - Duration::from_nanos(1)).is_ok());
         assert_eq!(rotation(second - Duration::from_nanos(1), Duration::ZERO), Err(KeyErrorKind::Epoch));
         assert_eq!(rotation(Duration::MAX, second), Err(KeyErrorKind::Epoch));
+        assert_eq!(Rotation::every(second * 24 * 3600).unwrap(), Rotation::default());
+        assert_eq!(Rotation::every(second * 4).unwrap().skew(), second);
+        assert!(Rotation::every(Duration::ZERO).is_err());
         assert_eq!(Rotation::default(), rotation(24 * 3600 * second, 60 * second).unwrap());
         let short = Schedule::new(&SECRET[1..], Rotation::default()).unwrap_err();
         assert_eq!(short.kind(), KeyErrorKind::ShortSecret);
