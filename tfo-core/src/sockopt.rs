@@ -10,6 +10,8 @@
 
 use std::fmt;
 
+use zeroize::{Zeroize, ZeroizeOnDrop, Zeroizing};
+
 use crate::Error;
 use crate::sys::{self, AsSocket, TcpOption};
 
@@ -66,8 +68,8 @@ pub fn set_fastopen_no_cookie(socket: &impl AsSocket, on: bool) -> Result<(), Er
 /// `TCP_FASTOPEN_KEY`: the primary and the backup key of this listener; none until they were set on
 /// the listener itself (it then uses its namespace's `net.ipv4.tcp_fastopen_key`).
 pub fn fastopen_key(listener: &impl AsSocket) -> Result<Option<(CookieKey, Option<CookieKey>)>, Error> {
-    let mut bytes = [0_u8; 2 * CookieKey::LENGTH];
-    let length = sys::getsockopt(listener, TcpOption::FastOpenKey, &mut bytes)
+    let mut bytes = Zeroizing::new([0_u8; 2 * CookieKey::LENGTH]);
+    let length = sys::getsockopt(listener, TcpOption::FastOpenKey, &mut *bytes)
         .map_err(|error| Error::new("getsockopt TCP_FASTOPEN_KEY", error))?;
     let (primary, backup) = bytes.split_at(CookieKey::LENGTH);
     let key = |bytes: &[u8]| bytes.try_into().ok().map(CookieKey);
@@ -87,7 +89,7 @@ pub fn set_fastopen_key(
     primary: &CookieKey,
     backup: Option<&CookieKey>,
 ) -> Result<(), Error> {
-    let mut bytes = [0_u8; 2 * CookieKey::LENGTH];
+    let mut bytes = Zeroizing::new([0_u8; 2 * CookieKey::LENGTH]);
     let length = CookieKey::LENGTH * (1 + usize::from(backup.is_some()));
     bytes[..CookieKey::LENGTH].copy_from_slice(&primary.0);
     if let Some(backup) = backup {
@@ -97,7 +99,8 @@ pub fn set_fastopen_key(
         .map_err(|error| Error::new("setsockopt TCP_FASTOPEN_KEY", error))
 }
 
-/// A key from which a listener makes cookies (RFC 7413 section 4.1.2). Never printed.
+/// A key from which a listener makes cookies (RFC 7413 section 4.1.2). Never printed; its memory is
+/// overwritten when it is dropped (copies that a move leaves behind are not).
 #[derive(Clone, PartialEq, Eq)]
 pub struct CookieKey([u8; Self::LENGTH]);
 
@@ -116,6 +119,14 @@ impl CookieKey {
     }
 }
 
+impl Drop for CookieKey {
+    fn drop(&mut self) {
+        self.0.zeroize();
+    }
+}
+
+impl ZeroizeOnDrop for CookieKey {}
+
 impl fmt::Debug for CookieKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("CookieKey(secret)")
@@ -132,4 +143,22 @@ fn set_int(socket: &impl AsSocket, option: TcpOption, value: u32, call: &'static
     // The kernel reads a signed int, and refuses a negative one as invalid.
     let value = i32::try_from(value).unwrap_or(i32::MAX);
     sys::setsockopt(socket, option, &value.to_ne_bytes()).map_err(|error| Error::new(call, error))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::mem::ManuallyDrop;
+    use std::ptr;
+
+    use super::*;
+
+    #[test]
+    fn a_dropped_key_is_overwritten() {
+        let mut key = ManuallyDrop::new(CookieKey::from_bytes([7; 16]));
+        let bytes = ptr::from_ref(key.as_bytes());
+        // SAFETY: it is dropped once, and not used afterwards but as the bytes below.
+        unsafe { ManuallyDrop::drop(&mut key) };
+        // SAFETY: the memory is still this function's; dropping an array of bytes does not free it.
+        assert_eq!(unsafe { bytes.read_volatile() }, [0; 16]);
+    }
 }

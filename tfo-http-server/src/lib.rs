@@ -11,6 +11,7 @@
 //!
 //! * [`TfoListener`]: listens, accepts, and says whether TCP Fast Open will work here.
 //! * [`AcceptedStream`]: the gate; an ordinary tokio stream to everyone else.
+//! * [`Keys`]: what cookies are made with, shared between listeners and servers, and changed in time.
 //! * [`AcceptInfo`]: what a handler may ask: did it ride, is it proven, wait until it is.
 //!
 //! # With hyper
@@ -93,12 +94,14 @@
 #[cfg(feature = "axum")]
 mod axum;
 mod info;
+pub mod keys;
 mod listener;
 mod outcome;
 mod shared;
 mod stream;
 
 pub use info::AcceptInfo;
+pub use keys::Keys;
 pub use listener::{BindError, BindStep, Effect, ListenerBuilder, TfoListener};
 pub use outcome::{AcceptOutcome, Disproven, PlainReason};
 pub use stream::AcceptedStream;

@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::fs;
+use std::iter;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::panic::resume_unwind;
 use std::sync::Arc;
@@ -119,6 +120,29 @@ impl Host {
         let value = value.to_string();
         let result = self.run(|| fs::write(file, value));
         result.map_err(|source| LabError::Sysctl { name: name.to_owned(), source })
+    }
+
+    /// Switches Fast Open: the bits of `net.ipv4.tcp_fastopen`. 0 is off, 1 client, 2 server, 3 both. It counts
+    /// from the next connection on.
+    ///
+    /// # Errors
+    /// As [`set_sysctl`](Self::set_sysctl).
+    pub fn set_fastopen(&self, bits: u32) -> Result<(), LabError> {
+        self.set_sysctl("net.ipv4.tcp_fastopen", bits)
+    }
+
+    /// Sets the key that the host's cookies are made with, and one that is still accepted. Without it each host
+    /// has a random key of its own.
+    ///
+    /// # Errors
+    /// As [`set_sysctl`](Self::set_sysctl).
+    pub fn set_fastopen_key(&self, key: [u8; 16], backup: Option<[u8; 16]>) -> Result<(), LabError> {
+        // The kernel reads each group as a little-endian word, and prints it that way too.
+        let group =
+            |bytes: &[u8]| bytes.iter().rev().fold(String::new(), |hex, byte| format!("{hex}{byte:02x}"));
+        let text = |key: [u8; 16]| key.chunks(4).map(group).collect::<Vec<_>>().join("-");
+        let keys: Vec<_> = iter::once(key).chain(backup).map(text).collect();
+        self.set_sysctl("net.ipv4.tcp_fastopen_key", keys.join(","))
     }
 
     /// Forgets all Fast Open cookies, and the other TCP metrics, that the host's kernel has cached.

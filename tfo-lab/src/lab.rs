@@ -132,6 +132,19 @@ impl Lab {
         Ok(())
     }
 
+    /// Gives several hosts the same address, as servers behind anycast or a forwarding load balancer have it.
+    /// It is routed to the first, unless a middlebox decides otherwise
+    /// ([`BalanceServers::forwarding`](crate::BalanceServers::forwarding)).
+    ///
+    /// # Errors
+    /// If another host has it already, or a kernel does not take it.
+    pub fn share_address(&self, hosts: &[&str], ip: impl Into<IpAddr>) -> Result<(), LabError> {
+        let ip = ip.into();
+        let Some((first, others)) = hosts.split_first() else { return Ok(()) };
+        self.add_address(first, ip)?;
+        others.iter().try_for_each(|host| self.find(host).add_address(ip))
+    }
+
     /// Moves an address to another host. What is on its way to the old one still arrives there.
     ///
     /// # Errors

@@ -13,7 +13,7 @@ mod command;
 mod error;
 mod host;
 mod lab;
-mod middlebox;
+pub mod middlebox;
 mod packet;
 mod sys;
 pub mod syscalls;
@@ -26,8 +26,12 @@ pub use command::HostCommand;
 pub use error::LabError;
 pub use host::Host;
 pub use lab::Lab;
+#[doc(no_inline)]
 pub use middlebox::{
-    Captured, DropSynData, DuplicateSyn, Extra, Middlebox, MiddleboxHandle, StripFastOpen, Verdict,
+    AfterFastOpen, BalanceServers, BlackholeAnswers, BlackholeClient, Blacklist, Captured, CorruptCookie,
+    Counts, DelayFastOpen, DropDataSynAck, DropFastOpen, DropNthSyn, DropOversize, DropSynData, DuplicateSyn,
+    Extra, FastOpenSign, Middlebox, MiddleboxHandle, ProxySynData, Reorder, ResetSyn, RewriteSynAck,
+    RotateClient, StripFastOpen, StripSynData, Verdict,
 };
 pub use packet::{FastOpenOption, Packet, TcpEdit};
 pub use tap::{End, Flow, FlowKey, Ladder, Record, Tap};

@@ -322,7 +322,11 @@ impl Mover {
             self.shared.settings().stats.dropped += 1;
             return;
         };
-        let Some(to) = packet.dst().and_then(|dst| self.owner(dst.ip())) else {
+        let to = match crossing.to {
+            Some(name) => self.shared.names.iter().position(|known| *known == name),
+            None => packet.dst().and_then(|dst| self.owner(dst.ip())),
+        };
+        let Some(to) = to else {
             self.shared.settings().stats.unroutable += 1;
             return;
         };
@@ -411,13 +415,15 @@ impl Mover {
 /// A packet between its sender and its delay.
 struct Crossing {
     packet: Option<Packet>,
+    /// To which host, if a middlebox has decided that.
+    to: Option<Arc<str>>,
     delay: Duration,
     extras: Vec<Extra>,
 }
 
 impl Crossing {
     fn new(packet: Packet) -> Self {
-        Self { packet: Some(packet), delay: Duration::ZERO, extras: Vec::new() }
+        Self { packet: Some(packet), to: None, delay: Duration::ZERO, extras: Vec::new() }
     }
 
     fn apply(&mut self, verdict: Verdict) {
@@ -430,6 +436,7 @@ impl Crossing {
                 }
                 self.packet = Some(other);
             }
+            Verdict::Forward(to) => self.to = Some(to),
             Verdict::Delay(delay) => self.delay += delay,
             Verdict::Also(verdict, extras) => {
                 self.extras.extend(extras);

@@ -119,19 +119,18 @@ lab_tests! {
 
     fn local_addresses() {
         let (v4, v6) = (Ipv4Addr::new(10, 0, 0, 77), "fd00::77".parse::<Ipv6Addr>().unwrap());
-        let lab = Lab::builder().rtt(RTT).build().unwrap();
-        let (client, server) = (lab.host("client"), lab.host("server"));
-        lab.add_address("client", v4).unwrap();
-        lab.add_address("client", v6).unwrap();
-        let addrs = [server.addr(80), server.addr_v6(80)];
-        let _servers = addrs.map(|addr| TcpServer::echo(&server, addr));
         type Set = fn(&mut TfoConnector, Ipv4Addr, Ipv6Addr);
         let both: Set = |connector, v4, v6| connector.set_local_addresses(v4, v6);
         let one: Set = |connector, v4, _| connector.set_local_address(Some(v4.into()));
         let other: Set = |connector, _, v6| connector.set_local_address(Some(v6.into()));
         for (set, to) in [(both, 0), (both, 1), (one, 0), (other, 1)] {
-            client.flush_cookies().unwrap();
+            let lab = Lab::builder().rtt(RTT).build().unwrap();
+            let (client, server) = (lab.host("client"), lab.host("server"));
+            lab.add_address("client", v4).unwrap();
+            lab.add_address("client", v6).unwrap();
+            let addrs = [server.addr(80), server.addr_v6(80)];
             let addr = addrs[to];
+            let (_server, _) = TcpServer::echo(&server, addr);
             run(&client, Runtime::CurrentThread, async move {
                 let mut connector = TfoConnector::new();
                 set(&mut connector, v4, v6);

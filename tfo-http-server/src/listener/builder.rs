@@ -8,6 +8,7 @@ use tokio::time::sleep;
 
 use super::error::{BindError, BindStep};
 use super::{TfoListener, tells};
+use crate::keys::{Keys, Registration};
 
 /// The questions that a listener answers before it listens; [`TfoListener::builder`].
 #[derive(Clone, Debug)]
@@ -19,6 +20,7 @@ pub struct ListenerBuilder {
     pub(super) fastopen: bool,
     pub(super) gate: bool,
     pub(super) gate_deadline: Duration,
+    keys: Keys,
 }
 
 impl ListenerBuilder {
@@ -30,6 +32,7 @@ impl ListenerBuilder {
             fastopen: true,
             gate: true,
             gate_deadline: Duration::from_secs(10),
+            keys: Keys::system(),
         }
     }
 
@@ -78,6 +81,16 @@ impl ListenerBuilder {
         self
     }
 
+    /// The keys that cookies are made with. Default [`Keys::system`], the namespace's.
+    ///
+    /// Give clones of one [`Keys`] to all listeners that share an address (`SO_REUSEPORT`), and spawn
+    /// [`Keys::run`] once. It costs a second descriptor. Where there is no TCP Fast Open, or it is
+    /// switched off, nothing is done with them.
+    pub fn keys(mut self, keys: Keys) -> Self {
+        self.keys = keys;
+        self
+    }
+
     /// Takes the gate away: `true` hands everything that came in a SYN to the application at once.
     /// Default `false`.
     ///
@@ -114,10 +127,11 @@ impl ListenerBuilder {
         socket.bind(&address.into()).map_err(failed(BindStep::Bind))?;
         socket.set_tcp_nodelay(self.nodelay).map_err(failed(BindStep::NoDelay))?;
         // Before `listen`, so that no SYN comes between.
+        let keys = self.set_keys(&socket, &support, address)?;
         self.set_fastopen(&socket, &support);
         let backlog = i32::try_from(self.backlog).unwrap_or(i32::MAX);
         socket.listen(backlog).map_err(failed(BindStep::Listen))?;
-        self.register(socket.into(), address, support)
+        self.register(socket.into(), address, support, keys)
     }
 
     /// Takes a listener that is listening already: socket activation, or one made elsewhere.
@@ -141,8 +155,9 @@ impl ListenerBuilder {
         SockRef::from(&listener)
             .set_tcp_nodelay(self.nodelay)
             .map_err(|error| BindError::new(BindStep::NoDelay, address, error))?;
+        let keys = self.set_keys(&listener, &support, address)?;
         self.set_fastopen(&listener, &support);
-        self.register(listener, address, support)
+        self.register(listener, address, support, keys)
     }
 
     fn check(&self, address: SocketAddr) -> Result<(), BindError> {
@@ -152,6 +167,19 @@ impl ListenerBuilder {
             return Err(BindError::zero_queue(address));
         }
         Ok(())
+    }
+
+    fn set_keys(
+        &self,
+        listener: &impl tfo_core::AsSocket,
+        support: &Support,
+        address: SocketAddr,
+    ) -> Result<Option<Registration>, BindError> {
+        if !(self.fastopen && tells(support)) {
+            return Ok(None);
+        }
+        let keys = self.keys.add(listener);
+        keys.map(Some).map_err(|error| BindError::new(BindStep::Keys, address, error.into()))
     }
 
     /// Its failure is no error: without TCP Fast Open all still works, and [`TfoListener::effect`] tells.
@@ -166,6 +194,7 @@ impl ListenerBuilder {
         listener: std::net::TcpListener,
         address: SocketAddr,
         support: Support,
+        keys: Option<Registration>,
     ) -> Result<TfoListener, BindError> {
         let failed = |step| move |error| BindError::new(step, address, error);
         if !(self.fastopen && tells(&support)) {
@@ -176,6 +205,6 @@ impl ListenerBuilder {
         listener.set_nonblocking(true).map_err(failed(BindStep::Register))?;
         let address = listener.local_addr().map_err(failed(BindStep::LocalAddress))?;
         let listener = TcpListener::from_std(listener).map_err(failed(BindStep::Register))?;
-        Ok(TfoListener::new(listener, address, support, &self))
+        Ok(TfoListener::new(listener, address, support, &self, keys))
     }
 }

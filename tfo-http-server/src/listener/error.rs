@@ -25,6 +25,8 @@ pub enum BindStep {
     Bind,
     /// `TCP_NODELAY`.
     NoDelay,
+    /// `TCP_FASTOPEN_KEY`; the source tells more.
+    Keys,
     /// `listen`.
     Listen,
     /// `getsockname`.
@@ -70,6 +72,7 @@ impl BindError {
                 "ports below net.ipv4.ip_unprivileged_port_start need CAP_NET_BIND_SERVICE \
                  (setcap cap_net_bind_service=+ep PROGRAM); or take a higher port"
             }
+            (BindStep::Keys, _) => "two keys need Linux 5.3; without keys(…) the system's is used",
             (BindStep::Socket, io::ErrorKind::Unsupported) => "this host has no such address family",
             _ => return None,
         })
@@ -84,6 +87,7 @@ impl fmt::Display for BindStep {
             Self::ReuseAddress => "setsockopt SO_REUSEADDR",
             Self::Bind => "bind",
             Self::NoDelay => "setsockopt TCP_NODELAY",
+            Self::Keys => "setsockopt TCP_FASTOPEN_KEY",
             Self::Listen => "listen",
             Self::LocalAddress => "getsockname",
             Self::Register => "registration with the runtime",

@@ -14,6 +14,7 @@ use tfo_core::{Ability, Problem, Support, TcpInfo, sockopt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::time::{Instant, sleep};
 
+use crate::keys::{Keys, Registration};
 use crate::outcome::{AcceptOutcome, Disproven, PlainReason};
 use crate::shared::{Proof, Shared, State};
 use crate::stream::AcceptedStream;
@@ -35,6 +36,8 @@ pub struct TfoListener {
     address: SocketAddr,
     support: Support,
     rules: Rules,
+    /// Behind the listener, so that it goes after it.
+    keys: Option<Registration>,
 }
 
 /// What holds for every connection of a listener.
@@ -69,7 +72,13 @@ impl TfoListener {
         ListenerBuilder::new()
     }
 
-    fn new(listener: TcpListener, address: SocketAddr, support: Support, builder: &ListenerBuilder) -> Self {
+    fn new(
+        listener: TcpListener,
+        address: SocketAddr,
+        support: Support,
+        builder: &ListenerBuilder,
+        keys: Option<Registration>,
+    ) -> Self {
         let plain = match support.server {
             Ability::Unsupported => PlainReason::Unsupported,
             _ if !builder.fastopen => PlainReason::Off,
@@ -83,7 +92,7 @@ impl TfoListener {
             tells: tells(&support),
             plain,
         };
-        Self { listener, address, support, rules }
+        Self { listener, address, support, rules, keys }
     }
 
     /// The address that it listens on, with the port that the system chose if it was asked for 0.
@@ -94,6 +103,11 @@ impl TfoListener {
     /// What this host and network namespace can do, as it was when the listener was bound.
     pub fn support(&self) -> &Support {
         &self.support
+    }
+
+    /// The keys that its cookies are made with; `None` where TCP Fast Open is off or not to be had.
+    pub fn keys(&self) -> Option<&Keys> {
+        self.keys.as_ref().map(Registration::keys)
     }
 
     /// Whether data in the SYN will really be taken by this listener, and if not, why, and the
@@ -170,6 +184,9 @@ impl TfoListener {
     }
 
     /// The listener for a framework that takes nothing else, with TCP Fast Open left on, nonblocking.
+    ///
+    /// Its [keys](ListenerBuilder::keys) stay as they are from now on: to have them changed,
+    /// [`Keys::add`] it anew.
     ///
     /// # Danger
     ///

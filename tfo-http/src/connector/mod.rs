@@ -45,6 +45,8 @@ use crate::stream::TfoStream;
 ///   before has failed or kept quiet for the happy eyeballs delay.
 /// * The stream sends nothing before the first write. For protocols in which the server speaks
 ///   first use [`SynData::Never`].
+/// * It needs the time driver of tokio's runtime (`enable_all`, which is `#[tokio::main]`'s way): its
+///   connections have deadlines.
 ///
 /// A clone shares the settings until it is changed.
 #[derive(Clone)]

@@ -1,7 +1,8 @@
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use super::{Extra, Middlebox, Verdict};
+use super::memory::LIMIT;
+use super::{Counts, Extra, Middlebox, Verdict};
 use crate::packet::Packet;
 
 /// Captures SYNs that carry data; they pass. A duplicate of each arrives after a delay, or whenever the test
@@ -13,6 +14,7 @@ use crate::packet::Packet;
 pub struct DuplicateSyn {
     after: Option<Duration>,
     captured: Captured,
+    counts: Counts,
 }
 
 impl DuplicateSyn {
@@ -30,6 +32,11 @@ impl DuplicateSyn {
     pub fn captured(&self) -> Captured {
         self.captured.clone()
     }
+
+    /// What it has seen and done; capturing alone does nothing to a packet.
+    pub fn counts(&self) -> Counts {
+        self.counts.clone()
+    }
 }
 
 impl Middlebox for DuplicateSyn {
@@ -37,14 +44,14 @@ impl Middlebox for DuplicateSyn {
         // A retransmission, or the test's own injection, is the same SYN again: it is not captured twice.
         let is_new =
             packet.is_syn() && !packet.payload().is_empty() && self.captured.push_unless_known(packet);
-        match self.after {
+        self.counts.note(match self.after {
             Some(after) if is_new => Verdict::Pass.and(Extra::new(packet).after(after)),
             _ => Verdict::Pass,
-        }
+        })
     }
 }
 
-/// The SYNs that a [`DuplicateSyn`] has captured. A clone shows the same.
+/// The SYNs that a [`DuplicateSyn`] has captured: the last 4096. A clone shows the same.
 #[derive(Clone, Debug, Default)]
 pub struct Captured(Arc<Mutex<Vec<Packet>>>);
 
@@ -63,6 +70,9 @@ impl Captured {
         let mut packets = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let known = packets.iter().any(|known| known.bytes() == packet.bytes());
         if !known {
+            if packets.len() == LIMIT {
+                packets.remove(0);
+            }
             packets.push(packet.clone());
         }
         !known

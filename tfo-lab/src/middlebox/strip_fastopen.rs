@@ -1,13 +1,15 @@
-use super::{Middlebox, Verdict};
+use super::{Counts, Middlebox, Verdict};
 use crate::packet::Packet;
 
 /// Overwrites the Fast Open option (34) in SYN and SYN-ACK by padding. The data in a SYN passes.
 ///
 /// Linux asks again with the experimental option after a request with option 34 brought no cookie, so a path
-/// is only closed to it with [`experimental`](Self::experimental).
-#[derive(Clone, Copy, Debug, Default)]
+/// is only closed to it with [`experimental`](Self::experimental). No time is lost: the data goes out again as
+/// soon as a SYN-ACK does not ack it.
+#[derive(Clone, Debug, Default)]
 pub struct StripFastOpen {
     experimental: bool,
+    counts: Counts,
 }
 
 impl StripFastOpen {
@@ -21,10 +23,13 @@ impl StripFastOpen {
         self.experimental = true;
         self
     }
-}
 
-impl Middlebox for StripFastOpen {
-    fn handle(&mut self, packet: &Packet) -> Verdict {
+    /// What it has seen and done.
+    pub fn counts(&self) -> Counts {
+        self.counts.clone()
+    }
+
+    fn verdict(&self, packet: &Packet) -> Verdict {
         match packet.fast_open() {
             Some(option) if self.experimental || !option.is_experimental() => {}
             _ => return Verdict::Pass,
@@ -34,5 +39,11 @@ impl Middlebox for StripFastOpen {
             edit.strip_fast_open(experimental);
         });
         stripped.map_or(Verdict::Drop, Verdict::Replace)
+    }
+}
+
+impl Middlebox for StripFastOpen {
+    fn handle(&mut self, packet: &Packet) -> Verdict {
+        self.counts.note(self.verdict(packet))
     }
 }

@@ -272,7 +272,13 @@ mod tests {
             edit.strip_fast_open(true);
             edit.payload.push(1);
         });
-        let _ = packet.reset_reply();
+        let _ = (packet.reset_reply(), packet.reset_behind(), packet.without_payload());
+        let _ = (packet.too_big_reply(1280), packet.may_be_fragmented());
+        let _ = packet.rewrite(|edit| {
+            if let Some(cookie) = edit.cookie_mut() {
+                cookie.fill(0);
+            }
+        });
     }
 
     #[test]
@@ -313,6 +319,60 @@ mod tests {
         assert_eq!((reset.seq(), reset.ack()), (Some(0), Some(1004)));
         assert_eq!((reset.src().unwrap().port(), reset.dst().unwrap().port()), (80, 40_000));
         assert!(reset.payload().is_empty());
+    }
+
+    #[test]
+    fn a_reset_behind_a_syn_is_next_in_sequence() {
+        let syn = syn(false, &[34, 2, 1, 1], b"abc");
+        let reset = syn.reset_behind().unwrap();
+        assert!(reset.is_rst() && !reset.is_syn() && !reset.is_ack());
+        assert_eq!((reset.seq(), reset.src(), reset.dst()), (Some(1004), syn.src(), syn.dst()));
+        assert_eq!((reset.payload(), reset.fast_open()), (&[][..], None));
+    }
+
+    #[test]
+    fn the_cookie_is_changed_in_place() {
+        for (options, length) in [
+            (&[2, 4, 5, 180, 34, 6, 1, 2, 3, 4, 1, 1][..], 4),
+            (&[254, 8, 0xF9, 0x89, 1, 2, 3, 4], 4),
+            (&[34, 2, 1, 1], 0),
+        ] {
+            let packet = syn(true, options, b"x");
+            let changed = packet.rewrite(|edit| edit.cookie_mut().unwrap().fill(9)).unwrap();
+            let option = changed.fast_open().unwrap();
+            assert_eq!(option.cookie(), vec![9; length]);
+            assert_eq!(option.is_experimental(), packet.fast_open().unwrap().is_experimental());
+            assert_eq!((changed.payload(), changed.mss()), (packet.payload(), packet.mss()));
+        }
+        assert!(syn(true, &[], b"").rewrite(|edit| assert!(edit.cookie_mut().is_none())).is_some());
+    }
+
+    /// RFC 1191 4 and RFC 1812 4.3.2.3; RFC 4443 3.2 and 2.4 (c).
+    #[test]
+    fn too_big_is_told_to_the_sender_with_what_was_too_big() {
+        for (ipv6, headers, whole) in [(false, 20, 576), (true, 40, 1280)] {
+            let packet = syn(ipv6, &[], &[7; 1400]);
+            let reply = packet.too_big_reply(1300).unwrap();
+            let (bytes, icmp) = (reply.bytes(), &reply.bytes()[headers..]);
+            assert_eq!(reply.dst().unwrap().ip(), packet.src().unwrap().ip());
+            assert_ne!(reply.src().unwrap().ip(), packet.dst().unwrap().ip(), "a router's own");
+            assert_eq!((bytes.len(), &icmp[..2]), (whole, if ipv6 { &[2, 0][..] } else { &[3, 4] }));
+            assert_eq!(icmp[4..8], if ipv6 { 1300_u32.to_be_bytes() } else { [0, 0, 5, 20] });
+            assert_eq!(icmp[8..], packet.bytes()[..whole - headers - 8], "the packet as it was");
+            let sum = |bytes: &[u8]| {
+                bytes.chunks(2).fold(0_u32, |sum, pair| {
+                    sum + u32::from(pair[0]) * 256 + pair.get(1).map_or(0, |low| u32::from(*low))
+                })
+            };
+            // The IPv6 pseudo header: addresses, length, next header.
+            let pseudo = if ipv6 { sum(&bytes[8..40]) + icmp.len() as u32 + 58 } else { 0 };
+            let total = sum(icmp) + pseudo;
+            assert_eq!((total & 0xFFFF) + (total >> 16), 0xFFFF, "the checksum");
+            assert!(reply.too_big_reply(1280).is_none(), "no ICMP about ICMP");
+        }
+        let mut fragmentable = syn(false, &[], b"x").bytes().to_vec();
+        fragmentable[6] &= !0x40;
+        assert!(Packet::from(fragmentable).too_big_reply(1300).is_none());
     }
 
     proptest! {

@@ -6,9 +6,10 @@ mod wait;
 
 use std::fs::{self, File, OpenOptions};
 use std::io;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv6Addr};
 use std::panic::resume_unwind;
 use std::thread;
+use std::time::{Duration, Instant};
 
 use nix::sched::{CloneFlags, setns, unshare};
 use tun_rs::{DeviceBuilder, Layer, SyncDevice};
@@ -24,6 +25,9 @@ const DEVICE: &str = "tun0";
 const TUN_NODE: &str = "/dev/net/tun";
 /// How many packets a host may send before the wire has read the first.
 const TX_QUEUE_LEN: u32 = 10_000;
+
+/// How long the kernel may take until it accepts packets for a new IPv6 address.
+const ROUTE_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// A network namespace. It has no name in `/run/netns`: it ends with the last descriptor, thread and socket.
 #[derive(Debug)]
@@ -98,7 +102,35 @@ pub(crate) fn check() -> Result<(), LabError> {
 /// Gives the device in the calling thread's namespace an address, and the default route.
 pub(crate) fn add_address(ip: IpAddr) -> Result<(), LabError> {
     netlink::add_address(DEVICE, ip).map_err(LabError::setup("adding an address"))?;
+    if let IpAddr::V6(ip) = ip {
+        wait_for_local_route(ip).map_err(LabError::setup("waiting for an IPv6 address"))?;
+    }
     netlink::default_route(DEVICE, ip.is_ipv6()).map_err(LabError::setup("adding the default route"))
+}
+
+/// Waits until the kernel takes packets for the address.
+///
+/// For IPv6 a worker of the kernel does that some time after the address was added, also without duplicate
+/// address detection: late if many labs are made at once. A SYN that comes before is lost, and a socket that is
+/// connecting at that moment forgets its route, and with it the cookie.
+fn wait_for_local_route(ip: Ipv6Addr) -> io::Result<()> {
+    /// `RTF_LOCAL` (linux/ipv6_route.h).
+    const LOCAL: u32 = 0x8000_0000;
+    let address = ip.octets().iter().fold(String::new(), |hex, byte| format!("{hex}{byte:02x}"));
+    // Destination, its prefix length, source, its prefix length, gateway, metric, use counts, flags, device.
+    let is_local = |line: &str| {
+        let fields: Vec<_> = line.split_whitespace().collect();
+        let flags = fields.get(8).and_then(|flags| u32::from_str_radix(flags, 16).ok());
+        fields.first() == Some(&address.as_str()) && flags.is_some_and(|flags| flags & LOCAL != 0)
+    };
+    let deadline = Instant::now() + ROUTE_TIMEOUT;
+    while !fs::read_to_string("/proc/thread-self/net/ipv6_route")?.lines().any(is_local) {
+        if Instant::now() >= deadline {
+            return Err(io::ErrorKind::TimedOut.into());
+        }
+        thread::sleep(Duration::from_millis(1));
+    }
+    Ok(())
 }
 
 /// Takes an address from the device in the calling thread's namespace.
