@@ -218,8 +218,8 @@ impl Inner {
         for saved in paths {
             let path = saved.path();
             let known = self.memory.get(&path);
-            let older =
-                known.is_none_or(|known| !known.unsaved && moment.wall_at(known.touched) + 1 < saved.at);
+            // Rounded to milliseconds, what was just written may look a little older.
+            let older = known.is_none_or(|known| moment.wall_at(known.touched).saturating_add(1) < saved.at);
             if older {
                 let mut record = saved.record(moment);
                 record.written = newest;
@@ -419,7 +419,7 @@ fn read(file: &FilePath) -> Result<Vec<SavedPath>, FileWarning> {
 fn write(file: &FilePath, paths: &[SavedPath]) -> io::Result<()> {
     let saved = Saved { format: FORMAT.to_owned(), version: VERSION, paths: paths.to_vec() };
     let directory = file.parent().filter(|parent| !parent.as_os_str().is_empty());
-    let mut new = tempfile::NamedTempFile::new_in(directory.unwrap_or(FilePath::new(".")))?;
+    let mut new = tempfile::NamedTempFile::new_in(directory.unwrap_or_else(|| FilePath::new(".")))?;
     new.write_all(&serde_json::to_vec(&saved)?)?;
     new.persist(file)?;
     Ok(())
@@ -444,7 +444,6 @@ fn millis(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 
-#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde calls it with a reference")]
 fn is_zero<T: Default + PartialEq>(number: &T) -> bool {
     *number == T::default()
 }
