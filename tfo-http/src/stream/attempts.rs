@@ -12,7 +12,7 @@ use tokio::io::{AsyncWrite, Interest};
 use tokio::net::TcpStream;
 use tokio::time::{Sleep, sleep_until};
 
-use super::delivery::{Action, Delivery, Event, Id};
+use super::delivery::{Action, Delivery, Event, Id, Stage};
 use super::evidence::Syn;
 use super::parking::Lot;
 use super::trip::Trip;
@@ -102,6 +102,11 @@ impl Attempts {
         let others = others.into_iter();
         let (more, first_error, timer, begun) = (Vec::new(), None, None, Instant::now());
         Self { delivery, flight, syn, first, more, others, first_error, timer, trip, begun, lot }
+    }
+
+    /// Where the delivery stands.
+    pub(super) fn stage(&self) -> Stage {
+        self.delivery.stage()
     }
 
     /// Whether every byte of the flight is in the kernel.

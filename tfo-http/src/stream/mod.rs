@@ -494,6 +494,15 @@ impl State {
     }
 }
 
+impl fmt::Debug for State {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Delivering(attempts) => attempts.stage().fmt(f),
+            other => other.phase().fmt(f),
+        }
+    }
+}
+
 impl Failure {
     fn of(error: &ConnectError) -> Self {
         Self {
@@ -520,7 +529,7 @@ impl Failure {
 impl fmt::Debug for TfoStream {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("TfoStream")
-            .field("state", &self.state.phase())
+            .field("state", &self.state)
             .field("info", &self.info)
             .finish_non_exhaustive()
     }
