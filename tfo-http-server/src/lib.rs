@@ -95,10 +95,23 @@ mod axum;
 mod info;
 mod listener;
 mod outcome;
+#[cfg(any(feature = "hyper", feature = "tower"))]
+mod route;
 mod shared;
+mod stats;
 mod stream;
+#[cfg(feature = "tonic")]
+mod tonic;
 
+#[cfg(feature = "axum")]
+pub use crate::axum::with_socket_addr;
+#[cfg(feature = "tonic")]
+pub use crate::tonic::Incoming;
 pub use info::AcceptInfo;
 pub use listener::{BindError, BindStep, Effect, ListenerBuilder, TfoListener};
 pub use outcome::{AcceptOutcome, Disproven, PlainReason};
+#[cfg(any(feature = "hyper", feature = "tower"))]
+pub use route::{ProofFuture, ProofLayer, ProofService};
+pub use stats::{GateStats, LimitStats, ListenerStats, OutcomeStats, ProofStats, StatsHandle};
 pub use stream::AcceptedStream;
+pub use stream::replayable::EarlyRequest;

@@ -52,7 +52,10 @@ pub(crate) fn serve<T: Send>(
         };
         let runtime = threads.worker_threads(2).on_thread_start(enter).enable_all().build().unwrap();
         runtime.block_on(async {
-            let listener = builder(TfoListener::builder()).bind(SocketAddr::from(([0; 16], PORT))).unwrap();
+            // A lab without cookies, and a wildcard address: unproven clients are answered only on demand.
+            let listener = builder(TfoListener::builder().danger_answer_forged_addresses(true))
+                .bind(SocketAddr::from(([0; 16], PORT)))
+                .unwrap();
             timeout(PATIENCE, work(listener)).await.expect("the test does not hang")
         })
     })
