@@ -43,6 +43,19 @@ pub(crate) fn serve<T: Send>(
     builder: impl FnOnce(ListenerBuilder) -> ListenerBuilder + Send,
     work: impl AsyncFnOnce(TfoListener) -> T + Send,
 ) -> T {
+    // A lab without cookies, and a wildcard address: unproven clients are answered only on demand.
+    let answering = |listener: ListenerBuilder| builder(listener.danger_answer_forged_addresses(true));
+    serve_at(lab, runtime, [0; 16].into(), answering, work)
+}
+
+/// Runs `work` with a listener on that address of the server.
+pub(crate) fn serve_at<T: Send>(
+    lab: &Lab,
+    runtime: Runtime,
+    ip: IpAddr,
+    builder: impl FnOnce(ListenerBuilder) -> ListenerBuilder + Send,
+    work: impl AsyncFnOnce(TfoListener) -> T + Send,
+) -> T {
     let server = lab.host("server");
     let enter = server.enter();
     server.run(|| {
@@ -52,10 +65,7 @@ pub(crate) fn serve<T: Send>(
         };
         let runtime = threads.worker_threads(2).on_thread_start(enter).enable_all().build().unwrap();
         runtime.block_on(async {
-            // A lab without cookies, and a wildcard address: unproven clients are answered only on demand.
-            let listener = builder(TfoListener::builder().danger_answer_forged_addresses(true))
-                .bind(SocketAddr::from(([0; 16], PORT)))
-                .unwrap();
+            let listener = builder(TfoListener::builder()).bind(SocketAddr::new(ip, PORT)).unwrap();
             timeout(PATIENCE, work(listener)).await.expect("the test does not hang")
         })
     })
