@@ -12,6 +12,9 @@
 //! * [`TfoListener`]: listens, accepts, and says whether TCP Fast Open will work here.
 //! * [`AcceptedStream`]: the gate; an ordinary tokio stream to everyone else.
 //! * [`AcceptInfo`]: what a handler may ask: did it ride, is it proven, wait until it is.
+//! * `ProofLayer` (features `tower`, `hyper`): a route whose GET changes something asks for the proof.
+//! * [`ListenerBuilder::replayable`]: an idempotent POST declines the gate.
+//! * [`StatsHandle`]: what the listener has done, counted.
 //!
 //! # With hyper
 //!
@@ -81,7 +84,14 @@
 //! ```
 //!
 //! For `ConnectInfo<SocketAddr>`, which axum gives only to its own listeners, wrap it:
-//! `axum::serve(listener.tap_io(|_| {}), …)` with `axum::serve::ListenerExt`.
+//! `axum::serve(listener.tap_io(|_| {}), …)` with `axum::serve::ListenerExt`. For both, keep
+//! `ConnectInfo<AcceptInfo>` and add the layer `axum::middleware::map_request(with_socket_addr)`.
+//!
+//! # With tonic
+//!
+//! With the feature `tonic`: `Server::builder().serve_with_incoming(service, listener.into_incoming())`,
+//! and `request.extensions().get::<AcceptInfo>()` in a method. Every call is a POST, so one that came in
+//! the SYN waits for the ACK.
 //!
 //! # The runtime
 //!

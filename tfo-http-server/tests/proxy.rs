@@ -86,6 +86,7 @@ lab_tests! {
             silent.wait_for("a RST", Packet::is_rst);
             assert!(begun.elapsed().as_secs() >= 4, "{:?}", begun.elapsed());
             assert!(!accepting.is_finished());
+            tokio::time::sleep(support::WHILE).await;
             let stats = stats.snapshot();
             assert_eq!((stats.limits.proxy_refused, stats.limits.in_flight), (4, 0), "{stats:?}");
         });
