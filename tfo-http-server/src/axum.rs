@@ -3,7 +3,9 @@
 use std::io;
 use std::net::SocketAddr;
 
+use axum::extract::ConnectInfo;
 use axum::extract::connect_info::Connected;
+use axum::http::Request;
 use axum::serve::{IncomingStream, Listener};
 
 use crate::{AcceptInfo, AcceptedStream, TfoListener};
@@ -27,4 +29,16 @@ impl Connected<IncomingStream<'_, TfoListener>> for AcceptInfo {
     fn connect_info(stream: IncomingStream<'_, TfoListener>) -> Self {
         stream.io().info()
     }
+}
+
+/// Adds `ConnectInfo<SocketAddr>`, which libraries for axum ask for, to requests that have
+/// `ConnectInfo<AcceptInfo>`: `app.layer(axum::middleware::map_request(with_socket_addr))`.
+///
+/// axum gives `ConnectInfo<SocketAddr>` to its own listeners alone, and a service one connect info.
+pub async fn with_socket_addr<B>(mut request: Request<B>) -> Request<B> {
+    let info = request.extensions().get::<ConnectInfo<AcceptInfo>>();
+    if let Some(remote) = info.map(|ConnectInfo(info)| info.remote_addr()) {
+        request.extensions_mut().insert(ConnectInfo::<SocketAddr>(remote));
+    }
+    request
 }

@@ -28,9 +28,21 @@ impl AcceptInfo {
         Self(shared)
     }
 
-    /// The peer's address. Not proven to be the peer's own before [`is_proven`](Self::is_proven).
+    /// The client's address: the peer's, or what a trusted proxy has said in its PROXY header. Not
+    /// proven to be its own before [`is_proven`](Self::is_proven).
     pub fn remote_addr(&self) -> SocketAddr {
-        self.0.remote
+        self.0.client()
+    }
+
+    /// The address of the trusted proxy that the connection came through, if it came through one and
+    /// its PROXY header named a client.
+    pub fn proxy_addr(&self) -> Option<SocketAddr> {
+        self.0.proxied.map(|_| self.0.remote)
+    }
+
+    /// The address that the client has connected to, as a trusted proxy has said.
+    pub fn proxied_destination(&self) -> Option<SocketAddr> {
+        self.0.proxied.map(|proxied| proxied.destination)
     }
 
     /// The address that the peer has connected to. A system call if the listener's address is a
@@ -126,6 +138,12 @@ impl AcceptInfo {
         }
     }
 
+    /// Aborts the connection with a RST: it was not proven.
+    #[cfg(any(feature = "hyper", feature = "tower"))]
+    pub(crate) fn abort(&self) {
+        self.0.abort(Disproven::Deadline);
+    }
+
     /// The smoothed round-trip time to the peer, as the kernel has measured it until now, or until
     /// the connection was closed; `None` before there is a sample (an unproven connection has none).
     /// A system call while the connection is open.
@@ -180,7 +198,7 @@ impl fmt::Debug for AcceptInfo {
             (state.proof, state.flight)
         };
         f.debug_struct("AcceptInfo")
-            .field("remote_addr", &self.0.remote)
+            .field("remote_addr", &self.remote_addr())
             .field("outcome", &self.0.outcome)
             .field("proof", &proof)
             .field("flight", &flight)

@@ -13,6 +13,9 @@
 //! * [`AcceptedStream`]: the gate; an ordinary tokio stream to everyone else.
 //! * [`Keys`]: what cookies are made with, shared between listeners and servers, and changed in time.
 //! * [`AcceptInfo`]: what a handler may ask: did it ride, is it proven, wait until it is.
+//! * `ProofLayer` (features `tower`, `hyper`): a route whose GET changes something asks for the proof.
+//! * [`ListenerBuilder::replayable`]: an idempotent POST declines the gate.
+//! * [`StatsHandle`]: what the listener has done, counted.
 //!
 //! # With hyper
 //!
@@ -82,7 +85,14 @@
 //! ```
 //!
 //! For `ConnectInfo<SocketAddr>`, which axum gives only to its own listeners, wrap it:
-//! `axum::serve(listener.tap_io(|_| {}), …)` with `axum::serve::ListenerExt`.
+//! `axum::serve(listener.tap_io(|_| {}), …)` with `axum::serve::ListenerExt`. For both, keep
+//! `ConnectInfo<AcceptInfo>` and add the layer `axum::middleware::map_request(with_socket_addr)`.
+//!
+//! # With tonic
+//!
+//! With the feature `tonic`: `Server::builder().serve_with_incoming(service, listener.into_incoming())`,
+//! and `request.extensions().get::<AcceptInfo>()` in a method. Every call is a POST, so one that came in
+//! the SYN waits for the ACK.
 //!
 //! # The runtime
 //!
@@ -97,11 +107,24 @@ mod info;
 pub mod keys;
 mod listener;
 mod outcome;
+#[cfg(any(feature = "hyper", feature = "tower"))]
+mod route;
 mod shared;
+mod stats;
 mod stream;
+#[cfg(feature = "tonic")]
+mod tonic;
 
+#[cfg(feature = "axum")]
+pub use crate::axum::with_socket_addr;
+#[cfg(feature = "tonic")]
+pub use crate::tonic::Incoming;
 pub use info::AcceptInfo;
 pub use keys::Keys;
 pub use listener::{BindError, BindStep, Effect, ListenerBuilder, TfoListener};
 pub use outcome::{AcceptOutcome, Disproven, PlainReason};
+#[cfg(any(feature = "hyper", feature = "tower"))]
+pub use route::{ProofFuture, ProofLayer, ProofService};
+pub use stats::{GateStats, LimitStats, ListenerStats, OutcomeStats, ProofStats, StatsHandle};
 pub use stream::AcceptedStream;
+pub use stream::replayable::EarlyRequest;

@@ -13,6 +13,7 @@ use tokio::net::TcpStream;
 use tokio::time::Instant;
 
 use crate::outcome::{AcceptOutcome, Disproven};
+use crate::stats::Counts;
 use crate::stream::gate::Standing;
 
 /// One connection. The socket is in here, behind a lock that is free but for the moment of a call,
@@ -21,6 +22,8 @@ use crate::stream::gate::Standing;
 #[derive(Debug)]
 pub(crate) struct Shared {
     pub(crate) remote: SocketAddr,
+    /// What a trusted proxy has said about the connection.
+    pub(crate) proxied: Option<Proxied>,
     /// The listener's address: the connection's too, unless it is a wildcard.
     pub(crate) listener: SocketAddr,
     pub(crate) outcome: AcceptOutcome,
@@ -42,6 +45,16 @@ pub(crate) struct State {
     /// for a reader whose data is drained, and clearing the stream's write readiness instead would
     /// make its writes wait for the ACK.
     watch: Option<TcpStream>,
+    /// When it was accepted, if it was not proven then.
+    unproven_since: Option<Instant>,
+    counts: Arc<Counts>,
+}
+
+/// The addresses of a connection to a proxy.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Proxied {
+    pub(crate) source: SocketAddr,
+    pub(crate) destination: SocketAddr,
 }
 
 /// Unread bytes of an unproven connection, and how many of them were released.
@@ -70,8 +83,24 @@ impl Proof {
 }
 
 impl State {
-    pub(crate) fn new(socket: TcpStream, proof: Proof, rtt: Option<Duration>) -> Self {
-        Self { socket: Some(socket), proof, flight: None, rtt, watch: None }
+    pub(crate) fn new(socket: TcpStream, proof: Proof, rtt: Option<Duration>, counts: Arc<Counts>) -> Self {
+        let unproven_since = (proof == Proof::Pending).then(Instant::now);
+        if let Proof::Disproven(why) = proof {
+            counts.on_disproven(why);
+        }
+        Self { socket: Some(socket), proof, flight: None, rtt, watch: None, unproven_since, counts }
+    }
+
+    pub(crate) fn counts(&self) -> &Counts {
+        &self.counts
+    }
+
+    /// Takes note of what the gate made of the SYN's data.
+    pub(crate) fn set_flight(&mut self, flight: Flight) {
+        self.flight = Some(flight);
+        if flight.gated && self.proof == Proof::Pending {
+            self.counts.on_gated();
+        }
     }
 
     /// Takes note of a look, and tells whether it settled the matter.
@@ -89,8 +118,34 @@ impl State {
         if first {
             self.proof = proof;
             self.watch = None;
+            self.count(proof);
         }
         first
+    }
+
+    /// Aborts the connection with a RST, whatever is unread. A FIN would keep the kernel's place for
+    /// an unproven connection for a minute or two, a RST frees it.
+    pub(crate) fn abort(&mut self, why: Disproven) {
+        if let Some(socket) = self.socket.take() {
+            let _ = socket.set_zero_linger();
+        }
+        self.settle(Proof::Disproven(why));
+    }
+
+    fn count(&self, proof: Proof) {
+        let gated = self.flight.is_some_and(|flight| flight.gated);
+        if gated {
+            self.counts.on_ungated();
+        }
+        match proof {
+            Proof::Pending => {}
+            Proof::Proven => {
+                self.counts.on_proven(self.unproven_since.map_or(Duration::ZERO, |at| at.elapsed()))
+            }
+            // Nobody has asked, and it may well have been proven.
+            Proof::Disproven(Disproven::Closed) if !gated => {}
+            Proof::Disproven(why) => self.counts.on_disproven(why),
+        }
     }
 }
 
@@ -102,7 +157,19 @@ impl Shared {
         state: State,
     ) -> Self {
         let (state, waiters) = (Mutex::new(state), Mutex::default());
-        Self { remote, listener, outcome, deadline, state, waiters }
+        Self { remote, proxied: None, listener, outcome, deadline, state, waiters }
+    }
+
+    /// The address of the client: as a trusted proxy has said, or the peer's.
+    pub(crate) fn client(&self) -> SocketAddr {
+        self.proxied.map_or(self.remote, |proxied| proxied.source)
+    }
+
+    /// Aborts the connection for all who hold a part of it.
+    #[cfg(any(feature = "hyper", feature = "tower"))]
+    pub(crate) fn abort(&self, why: Disproven) {
+        self.state().abort(why);
+        self.wake_waiters();
     }
 
     /// Whatever panicked while it held the lock has left a state that is valid.

@@ -121,3 +121,96 @@ fn streams_go_where_they_must() {
     is::<tfo_http_server::AcceptInfo>();
     is::<TfoListener>();
 }
+
+#[tokio::test]
+async fn settings_that_make_no_sense_are_named() {
+    let error = TfoListener::builder().max_connections(0).bind(loopback()).unwrap_err();
+    assert_eq!(error.step(), BindStep::Settings);
+    assert!(error.to_string().contains("would reset every connection"), "{error}");
+}
+
+#[cfg(target_os = "linux")]
+#[tokio::test]
+async fn a_socket_that_does_not_listen_is_refused() {
+    let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
+    socket.bind(&loopback().into()).unwrap();
+    let error = TfoListener::builder().from_std(socket.into()).unwrap_err();
+    assert_eq!(error.step(), BindStep::HandOver);
+    assert!(error.to_string().contains("TCP socket that listens"), "{error}");
+}
+
+#[tokio::test]
+async fn ipv6_alone_or_both() {
+    let both = TfoListener::builder().only_v6(false).bind("[::]:0".parse().unwrap()).unwrap();
+    let port = both.local_addr().port();
+    TcpStream::connect(("127.0.0.1", port)).await.unwrap();
+    drop(both);
+    let alone = TfoListener::builder().only_v6(true).bind("[::]:0".parse().unwrap()).unwrap();
+    let port = alone.local_addr().port();
+    TcpStream::connect(("127.0.0.1", port)).await.unwrap_err();
+    TcpStream::connect(("::1", port)).await.unwrap();
+    // The same port is free for IPv4.
+    TfoListener::bind(SocketAddr::from(([0, 0, 0, 0], port))).unwrap();
+}
+
+#[cfg(unix)]
+#[tokio::test]
+async fn listeners_share_a_port_if_both_say_so() {
+    let one = TfoListener::builder().reuse_port(true).bind(loopback()).unwrap();
+    let two = TfoListener::builder().reuse_port(true).bind(one.local_addr()).unwrap();
+    assert_eq!(one.local_addr(), two.local_addr());
+    assert_eq!(TfoListener::bind(one.local_addr()).unwrap_err().kind(), ErrorKind::AddrInUse);
+}
+
+#[tokio::test]
+async fn connections_are_counted_and_shed() {
+    let listener = TfoListener::builder().max_connections(1).bind(loopback()).unwrap();
+    let stats = listener.stats();
+    let _first = TcpStream::connect(listener.local_addr()).await.unwrap();
+    let (stream, _) = listener.accept().await.unwrap();
+    let mut second = TcpStream::connect(listener.local_addr()).await.unwrap();
+    let accepting = tokio::spawn(async move { listener.accept().await });
+    assert_eq!(second.read(&mut [0; 8]).await.unwrap_err().kind(), ErrorKind::ConnectionReset);
+    let now = stats.snapshot();
+    assert_eq!((now.accepted, now.limits.in_flight, now.limits.shed), (1, 1, 1));
+    assert_eq!(now.outcomes.plain, 1);
+    drop(stream);
+    assert_eq!(stats.snapshot().limits.in_flight, 0);
+    assert!(!accepting.is_finished());
+}
+
+/// The environment variable that turns [`a_listener_from_systemd_is_taken_over`] into its other half.
+#[cfg(target_os = "linux")]
+const ACTIVATED: &str = "TFO_TEST_ACTIVATED";
+
+#[cfg(target_os = "linux")]
+#[tokio::test]
+async fn a_listener_from_systemd_is_taken_over() {
+    const NAME: &str = "a_listener_from_systemd_is_taken_over";
+    if std::env::var_os(ACTIVATED).is_some() {
+        let mut handed = TfoListener::builder().from_environment().unwrap();
+        let (mut stream, _) = handed.pop().unwrap().accept_next().await;
+        stream.write_all(b"activated").await.unwrap();
+        assert!(TfoListener::builder().from_environment().unwrap().is_empty(), "they are taken once");
+        return;
+    }
+    use std::os::fd::AsRawFd;
+    let listener = std::net::TcpListener::bind(loopback()).unwrap();
+    socket2::SockRef::from(&listener).set_cloexec(false).unwrap();
+    let descriptor = listener.as_raw_fd();
+    let script = format!("exec 3<&{descriptor}; LISTEN_PID=$$ LISTEN_FDS=1 exec \"$0\" --exact {NAME}");
+    let program = std::env::current_exe().unwrap();
+    let mut child = std::process::Command::new("bash")
+        .arg("-c")
+        .arg(script)
+        .arg(program)
+        .env(ACTIVATED, "1")
+        .spawn()
+        .unwrap();
+    let mut client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+    drop(listener);
+    let mut got = Vec::new();
+    client.read_to_end(&mut got).await.unwrap();
+    assert_eq!(got, b"activated");
+    assert!(child.wait().unwrap().success());
+}

@@ -1,4 +1,9 @@
+#[cfg(target_os = "linux")]
+use std::io;
+#[cfg(feature = "proxy")]
+use std::net::IpAddr;
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use socket2::{Domain, SockRef, Socket, Type};
@@ -9,6 +14,7 @@ use tokio::time::sleep;
 use super::error::{BindError, BindStep};
 use super::{TfoListener, tells};
 use crate::keys::{Keys, Registration};
+use crate::stream::replayable::{EarlyRequest, Replayable};
 
 /// The questions that a listener answers before it listens; [`TfoListener::builder`].
 #[derive(Clone, Debug)]
@@ -17,6 +23,15 @@ pub struct ListenerBuilder {
     backlog: u32,
     queue: Option<u32>,
     nodelay: bool,
+    only_v6: Option<bool>,
+    reuse_port: bool,
+    no_cookie: bool,
+    pub(super) max_connections: u64,
+    pub(super) unproven_response: usize,
+    pub(super) answer_forged: bool,
+    pub(super) replayable: Option<Replayable>,
+    #[cfg(feature = "proxy")]
+    pub(super) proxy: Option<super::proxy::Trust>,
     pub(super) fastopen: bool,
     pub(super) gate: bool,
     pub(super) gate_deadline: Duration,
@@ -29,6 +44,15 @@ impl ListenerBuilder {
             backlog: 1024,
             queue: None,
             nodelay: true,
+            only_v6: None,
+            reuse_port: false,
+            no_cookie: false,
+            max_connections: 65_536,
+            unproven_response: usize::MAX,
+            answer_forged: false,
+            replayable: None,
+            #[cfg(feature = "proxy")]
+            proxy: None,
             fastopen: true,
             gate: true,
             gate_deadline: Duration::from_secs(10),
@@ -68,6 +92,112 @@ impl ListenerBuilder {
     /// that was saved.
     pub fn nodelay(mut self, on: bool) -> Self {
         self.nodelay = on;
+        self
+    }
+
+    /// `IPV6_V6ONLY`: whether a listener on an IPv6 address takes IPv6 alone. Default: as the system's
+    /// `net.ipv6.bindv6only` says, which is no almost everywhere: `[::]` takes IPv4 too.
+    ///
+    /// With `true`, `0.0.0.0` and `[::]` may be two listeners on one port. No meaning for an IPv4 address.
+    pub fn only_v6(mut self, on: bool) -> Self {
+        self.only_v6 = Some(on);
+        self
+    }
+
+    /// `SO_REUSEPORT`: whether several listeners of one user may share the address, among which the
+    /// kernel spreads connections. Default no. Each has a TCP Fast Open queue of its own.
+    ///
+    /// A listener that goes takes the connections in its queue with it, unless
+    /// `net.ipv4.tcp_migrate_req` is 1.
+    pub fn reuse_port(mut self, on: bool) -> Self {
+        self.reuse_port = on;
+        self
+    }
+
+    /// How many connections may be open at a time, gated ones among them. Default 65,536; the limit of
+    /// descriptors (`ulimit -n`) may be lower. 0 is an error.
+    ///
+    /// Further ones are accepted and reset at once, so that they fail now rather than time out, and do
+    /// not keep the queue from those behind them; [`LimitStats::shed`](crate::LimitStats::shed) counts
+    /// them.
+    pub fn max_connections(mut self, connections: u32) -> Self {
+        self.max_connections = connections.into();
+        self
+    }
+
+    /// `TCP_FASTOPEN_NO_COOKIE`: whether to take data in a SYN without a cookie. Default no.
+    ///
+    /// The cookie is the proof that the client was once at its address; without, anyone may forge one
+    /// (RFC 7413 sections 5 and 7.3). So before the proof nothing is answered: writes wait for it,
+    /// and what a ride saves is the server's own time. Unless the listener is bound to a private or
+    /// loopback address, where strangers do not reach it (not to a wildcard, whatever the host's
+    /// addresses). The same holds where the namespace requires no cookies (bit 0x200 of
+    /// `net.ipv4.tcp_fastopen`).
+    pub fn no_cookie(mut self, on: bool) -> Self {
+        self.no_cookie = on;
+        self
+    }
+
+    /// Answers unproven connections although no cookie is required, whatever the address. Default `false`.
+    ///
+    /// # Danger
+    ///
+    /// On a public address this is an open reflector: for one forged SYN the server sends up to ten
+    /// segments (about 14 kB) to whomever the forger likes.
+    pub fn danger_answer_forged_addresses(mut self, on: bool) -> Self {
+        self.answer_forged = on;
+        self
+    }
+
+    /// How many bytes may be written to a connection before it is proven; further writes wait for
+    /// the proof, at most until the [deadline](Self::gate_deadline), which aborts the connection.
+    /// Default: no limit but the kernel's, whose initial window lets ten segments go (about 14 kB).
+    ///
+    /// This is what somebody with a stolen cookie can make the server send to its owner (RFC 7413
+    /// section 5.2). 0 answers nobody early: what is saved is the server's own time.
+    pub fn unproven_response(mut self, bytes: usize) -> Self {
+        self.unproven_response = bytes;
+        self
+    }
+
+    /// Declares requests replayable whose method is not safe: an idempotent POST. Those for which `rule`
+    /// answers true are released from a SYN as if they were a GET. Default: none.
+    ///
+    /// It is asked before any route is known, so it sees what is in the SYN: [`EarlyRequest`]. It is
+    /// not asked where two parsers could see two requests, nor about HTTP/2; those wait as ever.
+    ///
+    /// # Danger
+    ///
+    /// Whoever has recorded such a request can have it executed again, at any time, as often as they
+    /// like, and the answer sent to its first sender. Only for what may be executed any number of
+    /// times (RFC 7413 section 2.1).
+    ///
+    /// ```
+    /// use tfo_http_server::TfoListener;
+    ///
+    /// let builder = TfoListener::builder()
+    ///     .replayable(|request| request.method() == "POST" && request.path() == "/search");
+    /// ```
+    pub fn replayable(mut self, rule: impl Fn(&EarlyRequest<'_>) -> bool + Send + Sync + 'static) -> Self {
+        self.replayable = Some(Replayable(Arc::new(rule)));
+        self
+    }
+
+    /// Reads a PROXY header, version 1 or 2, from connections whose peer is a trusted proxy, and takes
+    /// the client's address from it: [`AcceptInfo::remote_addr`](crate::AcceptInfo::remote_addr).
+    /// Default: nobody is trusted.
+    ///
+    /// The header may be in the SYN, in front of the request, which is classified as if it came
+    /// alone. A connection from a trusted proxy without a well-formed header within 5 s, and 2048
+    /// bytes, is reset; so is one when 1024 others have yet to send theirs. One from anybody else is
+    /// served as it is, and a header in it is what it is: no HTTP.
+    ///
+    /// Before the proof the proxy's own address may be forged, and with it the header.
+    ///
+    /// With this, one task accepts: of several that wait for the same listener the last is woken.
+    #[cfg(feature = "proxy")]
+    pub fn proxy_protocol(mut self, trusted: impl Fn(IpAddr) -> bool + Send + Sync + 'static) -> Self {
+        self.proxy = Some(super::proxy::Trust::new(trusted));
         self
     }
 
@@ -124,6 +254,7 @@ impl ListenerBuilder {
         // On Windows the option means something else: that anyone may take the port.
         #[cfg(not(windows))]
         socket.set_reuse_address(true).map_err(failed(BindStep::ReuseAddress))?;
+        self.set_addressing(&socket, address)?;
         socket.bind(&address.into()).map_err(failed(BindStep::Bind))?;
         socket.set_tcp_nodelay(self.nodelay).map_err(failed(BindStep::NoDelay))?;
         // Before `listen`, so that no SYN comes between.
@@ -151,6 +282,11 @@ impl ListenerBuilder {
         let address =
             listener.local_addr().map_err(|error| BindError::new(BindStep::LocalAddress, unknown, error))?;
         self.check(address)?;
+        #[cfg(target_os = "linux")]
+        if !SockRef::from(&listener).is_listener().unwrap_or(true) {
+            let error = io::ErrorKind::InvalidInput.into();
+            return Err(BindError::new(BindStep::HandOver, address, error));
+        }
         let support = Support::probe();
         SockRef::from(&listener)
             .set_tcp_nodelay(self.nodelay)
@@ -160,11 +296,41 @@ impl ListenerBuilder {
         self.register(listener, address, support, keys)
     }
 
+    /// Takes all listeners that were opened by systemd, or whoever speaks its protocol
+    /// (`LISTEN_FDS`), in the order of the unit's lines. None is no error: the list is empty, and the
+    /// program may [`bind`](Self::bind) by itself.
+    ///
+    /// As [`from_std`](Self::from_std) otherwise. The descriptors are taken once: a second call
+    /// finds none.
+    ///
+    /// # Errors
+    ///
+    /// [`BindError`]: one of them is no TCP listener.
+    ///
+    /// # Panics
+    ///
+    /// Outside a tokio runtime with IO and time.
+    #[cfg(feature = "listenfd")]
+    pub fn from_environment(self) -> Result<Vec<TfoListener>, BindError> {
+        let unknown = SocketAddr::from(([0, 0, 0, 0], 0));
+        let mut handed = listenfd::ListenFd::from_env();
+        let taken = (0..handed.len()).map(|index| handed.take_tcp_listener(index));
+        let taken = taken.filter_map(Result::transpose).collect::<Result<Vec<_>, _>>();
+        let taken = taken.map_err(|error| BindError::new(BindStep::HandOver, unknown, error))?;
+        taken.into_iter().map(|listener| self.clone().from_std(listener)).collect()
+    }
+
     fn check(&self, address: SocketAddr) -> Result<(), BindError> {
         // A runtime without time panics here, rather than at the first connection that must wait.
         drop(sleep(Duration::ZERO));
         if self.fastopen && self.queue == Some(0) {
-            return Err(BindError::zero_queue(address));
+            return Err(BindError::settings(
+                address,
+                "a TCP Fast Open queue of 0 takes no data in the SYN; say fastopen(false) if that is meant",
+            ));
+        }
+        if self.max_connections == 0 {
+            return Err(BindError::settings(address, "max_connections(0) would reset every connection"));
         }
         Ok(())
     }
@@ -182,10 +348,28 @@ impl ListenerBuilder {
         keys.map(Some).map_err(|error| BindError::new(BindStep::Keys, address, error.into()))
     }
 
+    /// What has to be said before `bind`.
+    fn set_addressing(&self, socket: &Socket, address: SocketAddr) -> Result<(), BindError> {
+        let failed = |step| move |error| BindError::new(step, address, error);
+        if self.reuse_port {
+            #[cfg(unix)]
+            socket.set_reuse_port(true).map_err(failed(BindStep::ReusePort))?;
+            #[cfg(not(unix))]
+            return Err(failed(BindStep::ReusePort)(std::io::ErrorKind::Unsupported.into()));
+        }
+        match self.only_v6 {
+            Some(on) if address.is_ipv6() => socket.set_only_v6(on).map_err(failed(BindStep::OnlyV6)),
+            _ => Ok(()),
+        }
+    }
+
     /// Its failure is no error: without TCP Fast Open all still works, and [`TfoListener::effect`] tells.
     fn set_fastopen(&self, listener: &impl tfo_core::AsSocket, support: &Support) {
         if self.fastopen && tells(support) {
             let _ = sockopt::set_fastopen(listener, self.queue.unwrap_or(self.backlog).max(1));
+            if self.no_cookie {
+                let _ = sockopt::set_fastopen_no_cookie(listener, true);
+            }
         }
     }
 

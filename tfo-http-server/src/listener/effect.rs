@@ -14,6 +14,8 @@ pub struct Effect {
     ability: Ability,
     queue: u32,
     gate: bool,
+    cookie_less: bool,
+    mute: bool,
     problems: Vec<Problem>,
 }
 
@@ -32,6 +34,8 @@ impl Effect {
             ability,
             queue,
             gate: rules.gate,
+            cookie_less: rules.cookie_less,
+            mute: rules.unproven_response == 0,
             problems: support.problems_of(Side::Server).copied().collect(),
         }
     }
@@ -44,6 +48,17 @@ impl Effect {
     /// How many connections may be incomplete at a time, as the kernel has cut it; 0 if it is off.
     pub fn queue(&self) -> u32 {
         self.queue
+    }
+
+    /// Whether data is taken in a SYN without a cookie: by
+    /// [`no_cookie`](crate::ListenerBuilder::no_cookie), or as the namespace says.
+    pub fn is_cookie_less(&self) -> bool {
+        self.cookie_less
+    }
+
+    /// Whether something may be answered before a connection is proven.
+    pub fn answers_unproven(&self) -> bool {
+        !self.mute
     }
 
     /// What stands in the way, or is worth knowing; [`Problem::fix`] is the command that mends it.
@@ -65,6 +80,14 @@ impl fmt::Display for Effect {
         }
         if !self.gate {
             write!(f, "\n  DANGER: the replay gate is off, whatever came in a SYN may be a replay")?;
+        }
+        if self.cookie_less && self.mute {
+            write!(
+                f,
+                "\n  no cookie is required here: answers wait until the client has proven its address"
+            )?;
+        } else if self.cookie_less {
+            write!(f, "\n  DANGER: no cookie is required here, and forged addresses are answered")?;
         }
         for problem in &self.problems {
             write!(f, "\n  {problem}")?;

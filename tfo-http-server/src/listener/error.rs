@@ -8,19 +8,30 @@ use std::net::SocketAddr;
 pub struct BindError {
     step: BindStep,
     address: SocketAddr,
-    source: Option<io::Error>,
+    cause: Cause,
+}
+
+#[derive(Debug)]
+enum Cause {
+    System(io::Error),
+    /// What is wrong with the settings.
+    Settings(&'static str),
 }
 
 /// The steps of making a listener.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum BindStep {
-    /// The builder's settings contradict each other: a TCP Fast Open queue of 0.
+    /// The builder's settings make no sense: a queue of 0, no connections at all.
     Settings,
     /// `socket`.
     Socket,
     /// `SO_REUSEADDR`.
     ReuseAddress,
+    /// `SO_REUSEPORT`.
+    ReusePort,
+    /// `IPV6_V6ONLY`.
+    OnlyV6,
     /// `bind`.
     Bind,
     /// `TCP_NODELAY`.
@@ -29,6 +40,8 @@ pub enum BindStep {
     Keys,
     /// `listen`.
     Listen,
+    /// The socket that was handed over is no listening TCP socket.
+    HandOver,
     /// `getsockname`.
     LocalAddress,
     /// Handing the socket to the runtime.
@@ -37,11 +50,11 @@ pub enum BindStep {
 
 impl BindError {
     pub(super) fn new(step: BindStep, address: SocketAddr, source: io::Error) -> Self {
-        Self { step, address, source: Some(source) }
+        Self { step, address, cause: Cause::System(source) }
     }
 
-    pub(super) fn zero_queue(address: SocketAddr) -> Self {
-        Self { step: BindStep::Settings, address, source: None }
+    pub(super) fn settings(address: SocketAddr, wrong: &'static str) -> Self {
+        Self { step: BindStep::Settings, address, cause: Cause::Settings(wrong) }
     }
 
     /// Which step failed.
@@ -56,7 +69,10 @@ impl BindError {
 
     /// The kind of the system's error; `InvalidInput` if it was a matter of settings.
     pub fn kind(&self) -> io::ErrorKind {
-        self.source.as_ref().map_or(io::ErrorKind::InvalidInput, io::Error::kind)
+        match &self.cause {
+            Cause::System(error) => error.kind(),
+            Cause::Settings(_) => io::ErrorKind::InvalidInput,
+        }
     }
 
     fn advice(&self) -> Option<&'static str> {
@@ -73,6 +89,9 @@ impl BindError {
                  (setcap cap_net_bind_service=+ep PROGRAM); or take a higher port"
             }
             (BindStep::Keys, _) => "two keys need Linux 5.3; without keys(…) the system's is used",
+            (BindStep::HandOver, _) => {
+                "it must be a TCP socket that listens (in a systemd unit: ListenStream with a port, Accept=no)"
+            }
             (BindStep::Socket, io::ErrorKind::Unsupported) => "this host has no such address family",
             _ => return None,
         })
@@ -85,10 +104,13 @@ impl fmt::Display for BindStep {
             Self::Settings => "settings",
             Self::Socket => "socket",
             Self::ReuseAddress => "setsockopt SO_REUSEADDR",
+            Self::ReusePort => "setsockopt SO_REUSEPORT",
+            Self::OnlyV6 => "setsockopt IPV6_V6ONLY",
             Self::Bind => "bind",
             Self::NoDelay => "setsockopt TCP_NODELAY",
             Self::Keys => "setsockopt TCP_FASTOPEN_KEY",
             Self::Listen => "listen",
+            Self::HandOver => "taking over a socket",
             Self::LocalAddress => "getsockname",
             Self::Register => "registration with the runtime",
         })
@@ -98,10 +120,8 @@ impl fmt::Display for BindStep {
 impl fmt::Display for BindError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "cannot listen on {}: ", self.address)?;
-        if self.step == BindStep::Settings {
-            return f.write_str(
-                "a TCP Fast Open queue of 0 takes no data in the SYN; say fastopen(false) if that is meant",
-            );
+        if let Cause::Settings(wrong) = self.cause {
+            return f.write_str(wrong);
         }
         write!(f, "{} failed", self.step)?;
         self.advice().map_or(Ok(()), |advice| write!(f, ": {advice}"))
@@ -110,7 +130,10 @@ impl fmt::Display for BindError {
 
 impl std::error::Error for BindError {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
-        self.source.as_ref().map(|source| source as _)
+        match &self.cause {
+            Cause::System(error) => Some(error),
+            Cause::Settings(_) => None,
+        }
     }
 }
 

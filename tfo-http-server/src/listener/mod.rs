@@ -3,22 +3,27 @@
 mod builder;
 mod effect;
 mod error;
+#[cfg(feature = "proxy")]
+pub(crate) mod proxy;
 
 use std::fmt;
 use std::io;
-use std::net::SocketAddr;
-use std::task::{Context, Poll};
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use tfo_core::{Ability, Problem, Support, TcpInfo, sockopt};
+use tfo_core::{Ability, FastOpenBits, Problem, Support, TcpInfo, sockopt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::time::{Instant, sleep};
 
 use crate::keys::{Keys, Registration};
 use crate::outcome::{AcceptOutcome, Disproven, PlainReason};
 use crate::shared::{Proof, Shared, State};
+use crate::stats::{Counts, StatsHandle};
 use crate::stream::AcceptedStream;
 use crate::stream::gate::{Birth, Standing};
+use crate::stream::replayable::Replayable;
 
 pub use builder::ListenerBuilder;
 pub use effect::Effect;
@@ -36,6 +41,10 @@ pub struct TfoListener {
     address: SocketAddr,
     support: Support,
     rules: Rules,
+    replayable: Option<Replayable>,
+    counts: Arc<Counts>,
+    #[cfg(feature = "proxy")]
+    proxies: Option<proxy::Proxies>,
     /// Behind the listener, so that it goes after it.
     keys: Option<Registration>,
 }
@@ -47,6 +56,11 @@ struct Rules {
     fastopen: bool,
     gate: bool,
     gate_deadline: Duration,
+    max_connections: u64,
+    /// No cookie is required: the address of whoever sent a SYN may be forged by anyone.
+    cookie_less: bool,
+    /// How much may be written before the proof.
+    unproven_response: usize,
     /// The kernel tells what a gate has to know.
     tells: bool,
     /// Why an ordinary connection is one.
@@ -85,14 +99,36 @@ impl TfoListener {
             Ability::Off => PlainReason::Off,
             _ => PlainReason::NotUsed,
         };
+        let cookie_less = builder.fastopen
+            && (sockopt::fastopen_no_cookie(&listener).unwrap_or(false)
+                || support.fastopen.is_some_and(FastOpenBits::server_no_cookie));
+        let mute = cookie_less && !builder.answer_forged && !is_private(address.ip());
         let rules = Rules {
+            max_connections: builder.max_connections,
+            cookie_less,
+            unproven_response: if mute { 0 } else { builder.unproven_response },
             fastopen: builder.fastopen,
             gate: builder.gate,
             gate_deadline: builder.gate_deadline,
             tells: tells(&support),
             plain,
         };
-        Self { listener, address, support, rules, keys }
+        Self {
+            listener,
+            address,
+            support,
+            rules,
+            keys,
+            replayable: builder.replayable.clone(),
+            counts: Arc::default(),
+            #[cfg(feature = "proxy")]
+            proxies: builder.proxy.clone().map(proxy::Proxies::new),
+        }
+    }
+
+    /// What it has done until now: a live handle, still good when the listener is elsewhere.
+    pub fn stats(&self) -> StatsHandle {
+        StatsHandle::new(Arc::clone(&self.counts))
     }
 
     /// The address that it listens on, with the port that the system chose if it was asked for 0.
@@ -119,7 +155,8 @@ impl TfoListener {
         Effect::of(self)
     }
 
-    /// Waits for the next connection. `TCP_INFO` is read once of each.
+    /// Waits for the next connection. `TCP_INFO` is read once of each. Those beyond
+    /// [`max_connections`](ListenerBuilder::max_connections) are reset, and passed over.
     ///
     /// # Errors
     ///
@@ -131,8 +168,16 @@ impl TfoListener {
     ///
     /// Cancel safe: no connection is lost.
     pub async fn accept(&self) -> io::Result<(AcceptedStream, SocketAddr)> {
-        let (socket, remote) = self.listener.accept().await?;
-        Ok((self.admit(socket, remote), remote))
+        #[cfg(feature = "proxy")]
+        if self.proxies.is_some() {
+            return std::future::poll_fn(|cx| self.poll_accept(cx)).await;
+        }
+        loop {
+            let (socket, remote) = self.listener.accept().await?;
+            if let Some(stream) = self.admit(socket, remote) {
+                return Ok((stream, remote));
+            }
+        }
     }
 
     /// As [`accept`](Self::accept), for those who poll. The last caller's waker is kept.
@@ -141,7 +186,19 @@ impl TfoListener {
     ///
     /// As [`accept`](Self::accept).
     pub fn poll_accept(&self, cx: &mut Context<'_>) -> Poll<io::Result<(AcceptedStream, SocketAddr)>> {
-        self.listener.poll_accept(cx).map_ok(|(socket, remote)| (self.admit(socket, remote), remote))
+        loop {
+            #[cfg(feature = "proxy")]
+            if let Some(proxies) = &self.proxies
+                && let Poll::Ready(accepted) = proxies.poll(cx)
+            {
+                return Poll::Ready(Ok(accepted));
+            }
+            let (socket, remote) = ready!(self.listener.poll_accept(cx))?;
+            let Some(stream) = self.admit(socket, remote) else { continue };
+            #[cfg(feature = "proxy")]
+            let Some(stream) = proxy::Proxies::take(self.proxies.as_ref(), stream) else { continue };
+            return Poll::Ready(Ok((stream, remote)));
+        }
     }
 
     /// Waits for the next connection, whatever happens: for a loop without an end.
@@ -154,15 +211,14 @@ impl TfoListener {
     ///
     /// Cancel safe: no connection is lost.
     pub async fn accept_next(&self) -> (AcceptedStream, SocketAddr) {
-        let (mut pause, longest) = PAUSES;
+        let mut pause = Pause::default();
         loop {
             match self.accept().await {
                 Ok(accepted) => return accepted,
-                Err(error) if is_about_one_connection(&error) => {}
-                Err(_) => {
-                    sleep(pause).await;
-                    pause = longest.min(pause * 2);
-                }
+                Err(error) => match pause.after(&error, self) {
+                    Duration::ZERO => {}
+                    pause => sleep(pause).await,
+                },
             }
         }
     }
@@ -201,7 +257,12 @@ impl TfoListener {
         self.listener.into_std()
     }
 
-    fn admit(&self, socket: TcpStream, remote: SocketAddr) -> AcceptedStream {
+    /// Makes a stream of it, unless there are too many.
+    fn admit(&self, socket: TcpStream, remote: SocketAddr) -> Option<AcceptedStream> {
+        if !self.counts.enter(self.rules.max_connections) {
+            let _ = socket.set_zero_linger();
+            return None;
+        }
         let mut rtt = None;
         let birth = if !self.rules.tells {
             Birth { standing: Standing::Proven, outcome: AcceptOutcome::Plain(self.rules.plain) }
@@ -217,9 +278,43 @@ impl TfoListener {
             Standing::Disproven => Proof::Disproven(Disproven::Reset),
         };
         let deadline = (proof == Proof::Pending).then(|| from_now(self.rules.gate_deadline));
-        let state = State::new(socket, proof, rtt);
+        self.counts.on_accepted(birth.outcome);
+        let state = State::new(socket, proof, rtt, Arc::clone(&self.counts));
         let shared = Shared::new((remote, self.address), birth.outcome, deadline, state);
-        AcceptedStream::new(shared, birth.standing, self.rules.gate)
+        Some(match birth.standing {
+            Standing::Proven => AcceptedStream::open(shared),
+            Standing::Unproven if !self.rules.gate => {
+                AcceptedStream::open(shared).with_cap(self.rules.unproven_response)
+            }
+            Standing::Disproven if !self.rules.gate => AcceptedStream::open(shared),
+            Standing::Unproven => {
+                AcceptedStream::gated(shared, self.replayable.clone(), self.rules.unproven_response)
+            }
+            Standing::Disproven => AcceptedStream::failed(shared),
+        })
+    }
+}
+
+/// How long to wait after errors of `accept(2)`.
+#[derive(Debug)]
+pub(crate) struct Pause(Duration);
+
+impl Default for Pause {
+    fn default() -> Self {
+        Self(PAUSES.0)
+    }
+}
+
+impl Pause {
+    /// After this error; zero if it was one connection's.
+    pub(crate) fn after(&mut self, error: &io::Error, listener: &TfoListener) -> Duration {
+        if is_about_one_connection(error) {
+            return Duration::ZERO;
+        }
+        listener.counts.on_no_resources();
+        let pause = self.0;
+        self.0 = PAUSES.1.min(pause * 2);
+        pause
     }
 }
 
@@ -237,6 +332,14 @@ fn tells(support: &Support) -> bool {
     !support.problems().iter().any(|problem| {
         matches!(problem, Problem::NotLinux | Problem::OptionRefused { option: "TCP_INFO", .. })
     })
+}
+
+/// Whether strangers do not reach it: loopback, private (RFC 1918, RFC 4193) and link-local addresses.
+fn is_private(ip: IpAddr) -> bool {
+    match ip.to_canonical() {
+        IpAddr::V4(ip) => ip.is_loopback() || ip.is_private() || ip.is_link_local(),
+        IpAddr::V6(ip) => ip.is_loopback() || ip.is_unique_local() || ip.is_unicast_link_local(),
+    }
 }
 
 /// A deadline; a century hence where the clock does not reach further.

@@ -1,7 +1,8 @@
 //! The gate's decisions, without the shell around them: no socket, no clock.
 
-use tfo_core::{FirstFlight, TcpInfo, TcpState};
+use tfo_core::{TcpInfo, TcpState};
 
+use super::replayable::{Replayable, classify};
 use crate::outcome::{AcceptOutcome, PlainReason};
 
 /// Where a connection stands with its proof.
@@ -74,17 +75,17 @@ pub(crate) enum Judgement {
 
 impl Judgement {
     /// On all unread bytes, from the first byte of the stream on, peeked with room for `room`.
-    pub(crate) fn of(peeked: &[u8], room: usize) -> Self {
+    pub(crate) fn of(peeked: &[u8], room: usize, rule: Option<&Replayable>) -> Self {
         if peeked.len() >= room {
             return Self::LookFurther;
         }
-        Self::of_prefix(peeked, false)
+        Self::of_prefix(peeked, false, rule)
     }
 
     /// On the first unread bytes. With `more` behind them those are held, whatever these are.
-    pub(crate) fn of_prefix(peeked: &[u8], more: bool) -> Self {
-        let flight = FirstFlight::classify(peeked);
-        if flight.is_whole() && !more { Self::Open } else { Self::Hold { released: flight.cut() } }
+    pub(crate) fn of_prefix(peeked: &[u8], more: bool, rule: Option<&Replayable>) -> Self {
+        let (cut, whole) = classify(peeked, rule);
+        if whole && !more { Self::Open } else { Self::Hold { released: cut } }
     }
 }
 
@@ -165,14 +166,14 @@ mod tests {
             (&hello, Judgement::Hold { released: 0 }),
         ];
         for (bytes, judgement) in table {
-            assert_eq!(Judgement::of(bytes, 2048), judgement, "{}", bytes.escape_ascii());
+            assert_eq!(Judgement::of(bytes, 2048, None), judgement, "{}", bytes.escape_ascii());
         }
     }
 
     #[test]
     fn a_full_buffer_is_no_whole_flight() {
-        assert_eq!(Judgement::of(GET, GET.len()), Judgement::LookFurther);
-        assert_eq!(Judgement::of(GET, GET.len() + 1), Judgement::Open);
-        assert_eq!(Judgement::of_prefix(GET, true), Judgement::Hold { released: GET.len() });
+        assert_eq!(Judgement::of(GET, GET.len(), None), Judgement::LookFurther);
+        assert_eq!(Judgement::of(GET, GET.len() + 1, None), Judgement::Open);
+        assert_eq!(Judgement::of_prefix(GET, true, None), Judgement::Hold { released: GET.len() });
     }
 }

@@ -1,6 +1,8 @@
 //! The accepted stream: the shell around the gate's decisions.
 
+mod cap;
 pub(crate) mod gate;
+pub(crate) mod replayable;
 
 use std::fmt;
 use std::future::Future;
@@ -19,7 +21,9 @@ use tokio::time::{Instant, Sleep, sleep_until};
 use crate::info::AcceptInfo;
 use crate::outcome::Disproven;
 use crate::shared::{Flight, Proof, Shared, State, look, poll_look};
+use cap::Cap;
 use gate::{Judgement, Standing};
+use replayable::Replayable;
 
 /// Room for the SYN's data on a path with an MTU of 1500, and for one byte more.
 const USUAL_FLIGHT: usize = 2048;
@@ -42,12 +46,14 @@ const LARGEST_FLIGHT: usize = 65_536;
 pub struct AcceptedStream {
     shared: Arc<Shared>,
     mode: Mode,
+    /// What is left to be written before the proof; `None` if there is no limit, or it is proven.
+    cap: Option<Cap>,
 }
 
 /// Where the gate stands. Each variant owns what only that state needs.
 enum Mode {
     /// Not proven when it was accepted; the unread bytes have not been looked at.
-    Unseen,
+    Unseen { rule: Option<Replayable> },
     /// So many bytes may be read; behind them are some that may not.
     Released { left: usize },
     /// The next unread byte waits for the proof.
@@ -59,15 +65,26 @@ enum Mode {
 }
 
 impl AcceptedStream {
-    /// `gate` off lets everything through.
-    pub(crate) fn new(shared: Shared, standing: Standing, gate: bool) -> Self {
-        let mode = match standing {
-            _ if !gate => Mode::Open,
-            Standing::Proven => Mode::Open,
-            Standing::Unproven => Mode::Unseen,
-            Standing::Disproven => Mode::Failed(Disproven::Reset),
-        };
-        Self { shared: Arc::new(shared), mode }
+    /// A connection that may be read and written freely.
+    pub(crate) fn open(shared: Shared) -> Self {
+        Self { shared: Arc::new(shared), mode: Mode::Open, cap: None }
+    }
+
+    /// A connection that was not proven when it was accepted: `rule` tells what is replayable, `most` how
+    /// much may be written before the proof.
+    pub(crate) fn gated(shared: Shared, rule: Option<Replayable>, most: usize) -> Self {
+        Self { shared: Arc::new(shared), mode: Mode::Unseen { rule }, cap: None }.with_cap(most)
+    }
+
+    /// Limits what may be written before the proof.
+    pub(crate) fn with_cap(mut self, most: usize) -> Self {
+        self.cap = (most < usize::MAX).then(|| Cap::new(most));
+        self
+    }
+
+    /// A connection that was reset before it was accepted.
+    pub(crate) fn failed(shared: Shared) -> Self {
+        Self { shared: Arc::new(shared), mode: Mode::Failed(Disproven::Reset), cap: None }
     }
 
     /// A live handle on what is known about this connection.
@@ -75,9 +92,9 @@ impl AcceptedStream {
         AcceptInfo::new(Arc::clone(&self.shared))
     }
 
-    /// The peer's address.
+    /// The client's address; [`AcceptInfo::remote_addr`].
     pub fn peer_addr(&self) -> SocketAddr {
-        self.shared.remote
+        self.shared.client()
     }
 
     /// The address that the peer has connected to.
@@ -93,16 +110,49 @@ impl AcceptedStream {
         &self,
         work: impl FnOnce(Pin<&mut TcpStream>) -> Poll<io::Result<T>>,
     ) -> Poll<io::Result<T>> {
-        match self.shared.state().socket.as_mut() {
+        let mut state = self.shared.state();
+        match state.socket.as_mut() {
             Some(socket) => work(Pin::new(socket)),
-            None => Poll::Ready(Err(self.mode.closed().into())),
+            None => Poll::Ready(Err(self.mode.closed(&state).into())),
         }
+    }
+
+    /// How much may be written now.
+    fn poll_room(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
+        let Some(cap) = &mut self.cap else { return Poll::Ready(Ok(usize::MAX)) };
+        let mut state = self.shared.state();
+        let pending = state.proof == Proof::Pending;
+        let room = cap.poll_room(&mut state, self.shared.deadline, cx);
+        let settled = pending && state.proof != Proof::Pending;
+        drop(state);
+        if settled {
+            self.shared.wake_waiters();
+        }
+        let room = ready!(room)?;
+        if room.is_none() {
+            self.cap = None;
+        }
+        Poll::Ready(Ok(room.unwrap_or(usize::MAX)))
+    }
+
+    fn poll_write_within(
+        &mut self,
+        cx: &mut Context<'_>,
+        room: usize,
+        buf: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        let part = &buf[..buf.len().min(room)];
+        let written = ready!(self.with_socket(|socket| socket.poll_write(cx, part)))?;
+        if let Some(cap) = &mut self.cap {
+            cap.spend(written);
+        }
+        Poll::Ready(Ok(written))
     }
 }
 
 impl AsyncRead for AcceptedStream {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        let Self { shared, mode } = self.get_mut();
+        let Self { shared, mode, .. } = self.get_mut();
         if buf.remaining() == 0 {
             return Poll::Ready(Ok(()));
         }
@@ -118,10 +168,13 @@ impl AsyncRead for AcceptedStream {
     }
 }
 
-/// Not gated: the server may answer what was released, and speak first.
+/// Not gated, but for the limit on what goes to a peer that is not proven: the server may answer what was
+/// released, and speak first.
 impl AsyncWrite for AcceptedStream {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        self.with_socket(|socket| socket.poll_write(cx, buf))
+        let this = self.get_mut();
+        let room = ready!(this.poll_room(cx))?;
+        this.poll_write_within(cx, room, buf)
     }
 
     fn poll_write_vectored(
@@ -129,7 +182,13 @@ impl AsyncWrite for AcceptedStream {
         cx: &mut Context<'_>,
         bufs: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        self.with_socket(|socket| socket.poll_write_vectored(cx, bufs))
+        let this = self.get_mut();
+        let room = ready!(this.poll_room(cx))?;
+        if room == usize::MAX {
+            return this.with_socket(|socket| socket.poll_write_vectored(cx, bufs));
+        }
+        let first = bufs.iter().find(|buf| !buf.is_empty()).map_or(&[][..], |buf| buf);
+        this.poll_write_within(cx, room, first)
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -150,7 +209,9 @@ impl AsyncWrite for AcceptedStream {
 impl Drop for AcceptedStream {
     fn drop(&mut self) {
         let watched = Arc::strong_count(&self.shared) > 1;
-        let Some(socket) = self.shared.close(watched) else { return };
+        let socket = self.shared.close(watched);
+        self.shared.state().counts().leave();
+        let Some(socket) = socket else { return };
         // Unread data turns the close into a RST. If nothing was released that is right: it frees
         // the listener's place in the queue at once. If something was, the RST could overtake the
         // answer to it.
@@ -163,7 +224,7 @@ impl Drop for AcceptedStream {
 impl fmt::Debug for AcceptedStream {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("AcceptedStream")
-            .field("peer_addr", &self.shared.remote)
+            .field("peer_addr", &self.peer_addr())
             .field("outcome", &self.shared.outcome)
             .field("gate", &self.mode)
             .finish_non_exhaustive()
@@ -180,12 +241,15 @@ impl Mode {
     ) -> Poll<io::Result<()>> {
         loop {
             let Some(socket) = state.socket.as_mut() else {
-                return Poll::Ready(Err(self.closed().into()));
+                return Poll::Ready(Err(self.closed(state).into()));
             };
             match self {
                 Self::Open => return Pin::new(socket).poll_read(cx, buf),
                 Self::Failed(why) => return Poll::Ready(Err((*why).into())),
-                Self::Unseen => *self = Self::first_look(state)?,
+                Self::Unseen { rule } => {
+                    let rule = rule.take();
+                    *self = Self::first_look(state, rule.as_ref())?;
+                }
                 Self::Released { left } => {
                     *left -= ready!(poll_read_some(socket, *left, cx, buf))?;
                     if *left == 0 {
@@ -194,7 +258,7 @@ impl Mode {
                     return Poll::Ready(Ok(()));
                 }
                 Self::Withheld { deadline: sleep, .. } => {
-                    let standing = ready!(poll_standing(socket, sleep, deadline, cx))?;
+                    let standing = ready!(poll_standing(socket, Interest::READABLE, sleep, deadline, cx))?;
                     *self = Self::after_look(standing, state);
                 }
             }
@@ -202,7 +266,7 @@ impl Mode {
     }
 
     /// Decides on all that is unread, once.
-    fn first_look(state: &mut State) -> io::Result<Self> {
+    fn first_look(state: &mut State, rule: Option<&Replayable>) -> io::Result<Self> {
         let Some(socket) = &state.socket else { return Ok(Self::Failed(Disproven::Closed)) };
         let mut room = [0; USUAL_FLIGHT];
         let peeked = match peek(socket, &mut room) {
@@ -211,9 +275,9 @@ impl Mode {
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(Self::Open),
             Err(error) => return Err(error.into()),
         };
-        let (judgement, all) = match Judgement::of(peeked, room.len()) {
+        let (judgement, all) = match Judgement::of(peeked, room.len(), rule) {
             Judgement::LookFurther => match look(socket)? {
-                Standing::Unproven => look_further(socket)?,
+                Standing::Unproven => look_further(socket, rule)?,
                 // The usual reason: it is proven by now, and its data has arrived.
                 settled => return Ok(Self::after_look(settled, state)),
             },
@@ -221,11 +285,11 @@ impl Mode {
         };
         Ok(match judgement {
             Judgement::Open | Judgement::LookFurther => {
-                state.flight = Some(Flight { released: all, gated: false });
+                state.set_flight(Flight { released: all, gated: false });
                 Self::Open
             }
             Judgement::Hold { released } => {
-                state.flight = Some(Flight { released, gated: true });
+                state.set_flight(Flight { released, gated: true });
                 match released {
                     0 => Self::Withheld { answered: false, deadline: None },
                     left => Self::Released { left },
@@ -241,12 +305,8 @@ impl Mode {
             Standing::Proven => Self::Open,
             Standing::Disproven => Self::Failed(Disproven::Reset),
             Standing::Unproven => {
-                // A FIN would keep the kernel's place for this connection for a minute or two, a
-                // RST frees it: abort, now, whenever the stream is dropped.
-                if let Some(socket) = state.socket.take() {
-                    let _ = socket.set_zero_linger();
-                }
-                state.settle(Proof::Disproven(Disproven::Deadline));
+                // Now, whenever the stream is dropped.
+                state.abort(Disproven::Deadline);
                 Self::Failed(Disproven::Deadline)
             }
         }
@@ -259,15 +319,19 @@ impl Mode {
     }
 
     /// Why there is no socket.
-    fn closed(&self) -> Disproven {
-        if let Self::Failed(why) = self { *why } else { Disproven::Closed }
+    fn closed(&self, state: &State) -> Disproven {
+        match (self, state.proof) {
+            (Self::Failed(why), _) => *why,
+            (_, Proof::Disproven(why)) => why,
+            _ => Disproven::Closed,
+        }
     }
 }
 
 impl fmt::Debug for Mode {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Unseen => f.write_str("not looked at"),
+            Self::Unseen { .. } => f.write_str("not looked at"),
             Self::Released { left } => write!(f, "{left} bytes released"),
             Self::Withheld { .. } => f.write_str("withheld"),
             Self::Open => f.write_str("open"),
@@ -277,11 +341,11 @@ impl fmt::Debug for Mode {
 }
 
 /// A SYN larger than usual: a path with jumbo frames, or the loopback interface.
-fn look_further(socket: &TcpStream) -> io::Result<(Judgement, usize)> {
+fn look_further(socket: &TcpStream, rule: Option<&Replayable>) -> io::Result<(Judgement, usize)> {
     let mut room = vec![0; LARGEST_FLIGHT];
     let bytes = peek(socket, &mut room)?;
-    let judgement = match Judgement::of(&room[..bytes], room.len()) {
-        Judgement::LookFurther => Judgement::of_prefix(&room[..bytes], true),
+    let judgement = match Judgement::of(&room[..bytes], room.len(), rule) {
+        Judgement::LookFurther => Judgement::of_prefix(&room[..bytes], true, rule),
         judgement => judgement,
     };
     Ok((judgement, bytes))
@@ -312,17 +376,70 @@ fn poll_read_some(
 /// Ready when the matter is settled, and at the deadline.
 fn poll_standing(
     socket: &TcpStream,
+    interest: Interest,
     sleep: &mut Option<Pin<Box<Sleep>>>,
     deadline: Option<Instant>,
     cx: &mut Context<'_>,
 ) -> Poll<io::Result<Standing>> {
-    if let Poll::Ready(looked) = poll_look(socket, Interest::READABLE, cx) {
+    if let Poll::Ready(looked) = poll_look(socket, interest, cx) {
         return Poll::Ready(looked);
     }
     let sleep = sleep.get_or_insert_with(|| Box::pin(sleep_until(deadline.unwrap_or_else(Instant::now))));
     ready!(sleep.as_mut().poll(cx));
     // The last look: whatever happened to events, a proven connection is not failed.
     Poll::Ready(look(socket))
+}
+
+/// What a proxy writes in front of everything else; it is taken out of the kernel by itself, so that the
+/// gate sees what is behind it.
+#[cfg(feature = "proxy")]
+impl AcceptedStream {
+    /// Looks at the first bytes until `parse` has found a header in them, and takes it away.
+    pub(crate) fn poll_front<T>(
+        &mut self,
+        cx: &mut Context<'_>,
+        mut parse: impl FnMut(&[u8]) -> io::Result<Option<(T, usize)>>,
+    ) -> Poll<io::Result<T>> {
+        let state = self.shared.state();
+        let Some(socket) = &state.socket else { return Poll::Ready(Err(Disproven::Closed.into())) };
+        loop {
+            ready!(socket.poll_read_ready(cx))?;
+            let mut room = [0; USUAL_FLIGHT];
+            let looked = socket.try_io(Interest::READABLE, || {
+                let length = peek(socket, &mut room)?;
+                let bytes = &room[..length];
+                match parse(bytes)? {
+                    Some(found) => Ok(found),
+                    None if bytes.is_empty() => Err(io::ErrorKind::UnexpectedEof.into()),
+                    None if bytes.len() == USUAL_FLIGHT => Err(io::ErrorKind::InvalidData.into()),
+                    // The rest is an event that is still to come.
+                    None => Err(io::ErrorKind::WouldBlock.into()),
+                }
+            });
+            match looked {
+                Ok((found, length)) => {
+                    (&*SockRef::from(socket)).read_exact(&mut room[..length])?;
+                    return Poll::Ready(Ok(found));
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                Err(error) => return Poll::Ready(Err(error)),
+            }
+        }
+    }
+
+    /// Notes what it said. Nobody else has a handle yet.
+    pub(crate) fn set_proxied(&mut self, proxied: Option<crate::shared::Proxied>) {
+        if let Some(shared) = Arc::get_mut(&mut self.shared) {
+            shared.proxied = proxied;
+        }
+    }
+
+    /// Aborts a connection whose header is bad.
+    pub(crate) fn refuse_proxy(self) {
+        let mut state = self.shared.state();
+        state.counts().on_proxy_refused();
+        state.abort(Disproven::Closed);
+    }
 }
 
 /// Takes what is unread out of the kernel: one SYN's data at most.

@@ -12,7 +12,7 @@ use std::time::Duration;
 use etherparse::PacketBuilder;
 use tfo_core::TcpState;
 use tfo_http_server::{AcceptedStream, ListenerBuilder, TfoListener};
-use tfo_lab::{End, Lab, Packet, Record};
+use tfo_lab::{End, Host, Lab, Packet, Record};
 use tokio::io::{AsyncRead, ReadBuf};
 use tokio::time::timeout;
 
@@ -43,7 +43,30 @@ pub(crate) fn serve<T: Send>(
     builder: impl FnOnce(ListenerBuilder) -> ListenerBuilder + Send,
     work: impl AsyncFnOnce(TfoListener) -> T + Send,
 ) -> T {
-    let server = lab.host("server");
+    // A lab without cookies, and a wildcard address: unproven clients are answered only on demand.
+    let answering = |listener: ListenerBuilder| builder(listener.danger_answer_forged_addresses(true));
+    serve_at(lab, runtime, [0; 16].into(), answering, work)
+}
+
+/// Runs `work` with a listener on that address of the server.
+pub(crate) fn serve_at<T: Send>(
+    lab: &Lab,
+    runtime: Runtime,
+    ip: IpAddr,
+    builder: impl FnOnce(ListenerBuilder) -> ListenerBuilder + Send,
+    work: impl AsyncFnOnce(TfoListener) -> T + Send,
+) -> T {
+    serve_on(&lab.host("server"), runtime, ip, builder, work)
+}
+
+/// Runs `work` with a listener on that address of a host.
+pub(crate) fn serve_on<T: Send>(
+    server: &Host,
+    runtime: Runtime,
+    ip: IpAddr,
+    builder: impl FnOnce(ListenerBuilder) -> ListenerBuilder + Send,
+    work: impl AsyncFnOnce(TfoListener) -> T + Send,
+) -> T {
     let enter = server.enter();
     server.run(|| {
         let mut threads = match runtime {
@@ -52,7 +75,7 @@ pub(crate) fn serve<T: Send>(
         };
         let runtime = threads.worker_threads(2).on_thread_start(enter).enable_all().build().unwrap();
         runtime.block_on(async {
-            let listener = builder(TfoListener::builder()).bind(SocketAddr::from(([0; 16], PORT))).unwrap();
+            let listener = builder(TfoListener::builder()).bind(SocketAddr::new(ip, PORT)).unwrap();
             timeout(PATIENCE, work(listener)).await.expect("the test does not hang")
         })
     })
@@ -79,18 +102,26 @@ pub(crate) struct RawClient<'a> {
     dst: SocketAddr,
     /// The sequence number of the next byte.
     next: u32,
+    /// Its SYN, and the sequence number behind it: what somebody may have recorded.
+    recorded: (Vec<u8>, u32),
 }
 
 impl<'a> RawClient<'a> {
     pub(crate) fn v4(lab: &'a Lab, port: u16) -> Self {
         let dst = SocketAddr::new(lab.host("server").ipv4().into(), PORT);
-        Self { lab, src: SocketAddr::from(([10, 9, 9, 9], port)), dst, next: 1000 }
+        Self {
+            lab,
+            src: SocketAddr::from(([10, 9, 9, 9], port)),
+            dst,
+            next: 1000,
+            recorded: Default::default(),
+        }
     }
 
     pub(crate) fn v6(lab: &'a Lab, port: u16) -> Self {
         let dst = SocketAddr::new(lab.host("server").ipv6().into(), PORT);
         let src = SocketAddr::new("fd00::9:9".parse().unwrap(), port);
-        Self { lab, src, dst, next: 1000 }
+        Self { lab, src, dst, next: 1000, recorded: Default::default() }
     }
 
     /// A SYN with data.
@@ -105,6 +136,30 @@ impl<'a> RawClient<'a> {
         self
     }
 
+    /// A SYN with data and a cookie.
+    pub(crate) fn syn_with_cookie(&mut self, cookie: &[u8], data: &[u8]) -> &mut Self {
+        let mut option = vec![34, u8::try_from(2 + cookie.len()).unwrap()];
+        option.extend_from_slice(cookie);
+        option.resize(option.len().next_multiple_of(4), 1);
+        self.send_syn(data, false, &option);
+        self
+    }
+
+    /// The cookie that the server gives to this client.
+    pub(crate) fn fetch_cookie(&mut self) -> Vec<u8> {
+        self.send_syn(b"", false, &[34, 2, 1, 1]);
+        let syn_ack = self.wait_for("a SYN-ACK", Packet::is_syn_ack);
+        self.rst();
+        syn_ack.fast_open().expect("a cookie").cookie().to_vec()
+    }
+
+    /// The same SYN again, as somebody else would send it.
+    pub(crate) fn replay(&mut self) -> &mut Self {
+        self.lab.inject("client", self.recorded.0.clone());
+        self.next = self.recorded.1;
+        self
+    }
+
     /// A SYN with data and FIN.
     pub(crate) fn syn_fin(&mut self, data: &[u8]) -> &mut Self {
         self.send_syn(data, true, &[]);
@@ -115,8 +170,10 @@ impl<'a> RawClient<'a> {
         let mut options = vec![2, 4, 0x22, 0x60]; // MSS 8800
         options.extend_from_slice(more);
         let syn = Parts { syn: true, fin, options, ..Parts::default() };
-        self.send(syn, data);
+        let bytes = self.packet(syn, data);
         self.next = self.next.wrapping_add(1 + u32::try_from(data.len()).unwrap());
+        self.recorded = (bytes.clone(), self.next);
+        self.lab.inject("client", bytes);
     }
 
     /// The ACK that completes the handshake, with data.
@@ -190,6 +247,10 @@ impl<'a> RawClient<'a> {
     }
 
     fn send(&self, parts: Parts, payload: &[u8]) {
+        self.lab.inject("client", self.packet(parts, payload));
+    }
+
+    fn packet(&self, parts: Parts, payload: &[u8]) -> Vec<u8> {
         let ip = match (self.src.ip(), self.dst.ip()) {
             (IpAddr::V4(src), IpAddr::V4(dst)) => PacketBuilder::ipv4(src.octets(), dst.octets(), 64),
             (IpAddr::V6(src), IpAddr::V6(dst)) => PacketBuilder::ipv6(src.octets(), dst.octets(), 64),
@@ -209,7 +270,7 @@ impl<'a> RawClient<'a> {
         let tcp = tcp.options_raw(&parts.options).unwrap();
         let mut bytes = Vec::new();
         tcp.write(&mut bytes, payload).unwrap();
-        self.lab.inject("client", bytes);
+        bytes
     }
 }
 

@@ -1,0 +1,228 @@
+//! What a listener has done, counted.
+
+use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::time::Duration;
+
+use crate::outcome::{AcceptOutcome, Disproven};
+
+/// A live handle on a listener's counters: cheap to clone, and still good when the listener was moved
+/// into a framework. From [`TfoListener::stats`](crate::TfoListener::stats).
+#[derive(Clone)]
+pub struct StatsHandle(Arc<Counts>);
+
+impl StatsHandle {
+    pub(crate) fn new(counts: Arc<Counts>) -> Self {
+        Self(counts)
+    }
+
+    /// The counters as they are now. Each is exact; together they may be some connections apart.
+    pub fn snapshot(&self) -> ListenerStats {
+        let Counts { accepted, plain, cookie_only, syn_data, unknown, gated, withheld, in_flight, .. } =
+            &*self.0;
+        let get = |count: &AtomicU64| count.load(Relaxed);
+        ListenerStats {
+            accepted: get(accepted),
+            outcomes: OutcomeStats {
+                plain: get(plain),
+                cookie_only: get(cookie_only),
+                syn_data: get(syn_data),
+                unknown: get(unknown),
+            },
+            gate: GateStats {
+                gated: get(gated),
+                withheld: get(withheld),
+                reset: get(&self.0.reset),
+                deadline: get(&self.0.deadline),
+                closed: get(&self.0.closed),
+            },
+            proofs: ProofStats {
+                count: get(&self.0.proofs),
+                total: Duration::from_nanos(get(&self.0.proof_nanos)),
+                longest: Duration::from_nanos(get(&self.0.proof_longest)),
+            },
+            limits: LimitStats {
+                in_flight: get(in_flight),
+                shed: get(&self.0.shed),
+                no_resources: get(&self.0.no_resources),
+                proxy_refused: get(&self.0.proxy_refused),
+            },
+        }
+    }
+}
+
+impl fmt::Debug for StatsHandle {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.snapshot().fmt(f)
+    }
+}
+
+/// What a listener has done since it was made; [`StatsHandle::snapshot`].
+///
+/// What the kernel refuses before the listener sees it (a full queue) is in the namespace's
+/// counters: [`tfo_core::Counters::listen_overflow`].
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct ListenerStats {
+    /// Connections that were handed to the application.
+    pub accepted: u64,
+    /// What became of TCP Fast Open on them.
+    pub outcomes: OutcomeStats,
+    /// What the gate did.
+    pub gate: GateStats,
+    /// How long proofs took.
+    pub proofs: ProofStats,
+    /// What limits did.
+    pub limits: LimitStats,
+}
+
+/// Accepted connections by [`AcceptOutcome`].
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct OutcomeStats {
+    /// An ordinary handshake.
+    pub plain: u64,
+    /// A cookie without data.
+    pub cookie_only: u64,
+    /// Data came in the SYN.
+    pub syn_data: u64,
+    /// The kernel did not say.
+    pub unknown: u64,
+}
+
+/// What the gate did.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct GateStats {
+    /// Connections of which something was withheld.
+    pub gated: u64,
+    /// Those of which something is withheld now.
+    pub withheld: u64,
+    /// Connections that were found [`Disproven::Reset`]: replays and forgeries, and clients that
+    /// gave up.
+    pub reset: u64,
+    /// Connections that were found [`Disproven::Deadline`].
+    pub deadline: u64,
+    /// Gated connections that the application closed before the proof.
+    pub closed: u64,
+}
+
+/// Proofs that somebody waited for: the gate, or [`AcceptInfo::proven`](crate::AcceptInfo::proven).
+/// Nobody asks whether a connection is proven that has nothing to hide from it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct ProofStats {
+    /// How many.
+    pub count: u64,
+    /// From the accept until the proof was noticed, all together.
+    pub total: Duration,
+    /// The longest.
+    pub longest: Duration,
+}
+
+impl ProofStats {
+    /// The mean, if there was any.
+    pub fn mean(&self) -> Option<Duration> {
+        Some(self.total.div_f64(self.count as f64)).filter(|_| self.count > 0)
+    }
+}
+
+/// What limits did.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct LimitStats {
+    /// Connections that are open now, gated ones among them.
+    pub in_flight: u64,
+    /// Connections that were reset because of
+    /// [`max_connections`](crate::ListenerBuilder::max_connections).
+    pub shed: u64,
+    /// How often there was no descriptor or no memory for a connection (`EMFILE`, `ENFILE`, `ENOMEM`).
+    pub no_resources: u64,
+    /// Connections from a trusted proxy that were reset because of their PROXY header: malformed, late,
+    /// or too many at once without one.
+    pub proxy_refused: u64,
+}
+
+/// The counters themselves.
+#[derive(Debug, Default)]
+pub(crate) struct Counts {
+    accepted: AtomicU64,
+    plain: AtomicU64,
+    cookie_only: AtomicU64,
+    syn_data: AtomicU64,
+    unknown: AtomicU64,
+    gated: AtomicU64,
+    withheld: AtomicU64,
+    reset: AtomicU64,
+    deadline: AtomicU64,
+    closed: AtomicU64,
+    proofs: AtomicU64,
+    proof_nanos: AtomicU64,
+    proof_longest: AtomicU64,
+    in_flight: AtomicU64,
+    shed: AtomicU64,
+    no_resources: AtomicU64,
+    proxy_refused: AtomicU64,
+}
+
+impl Counts {
+    /// Takes one of `most` places, or counts a connection that must be shed.
+    pub(crate) fn enter(&self, most: u64) -> bool {
+        let entered = self.in_flight.fetch_add(1, Relaxed) < most;
+        if !entered {
+            self.in_flight.fetch_sub(1, Relaxed);
+            self.shed.fetch_add(1, Relaxed);
+        }
+        entered
+    }
+
+    pub(crate) fn leave(&self) {
+        self.in_flight.fetch_sub(1, Relaxed);
+    }
+
+    pub(crate) fn on_accepted(&self, outcome: AcceptOutcome) {
+        self.accepted.fetch_add(1, Relaxed);
+        let of_its_kind = match outcome {
+            AcceptOutcome::Plain(_) => &self.plain,
+            AcceptOutcome::CookieOnly => &self.cookie_only,
+            AcceptOutcome::SynData { .. } => &self.syn_data,
+            AcceptOutcome::Unknown => &self.unknown,
+        };
+        of_its_kind.fetch_add(1, Relaxed);
+    }
+
+    pub(crate) fn on_gated(&self) {
+        self.gated.fetch_add(1, Relaxed);
+        self.withheld.fetch_add(1, Relaxed);
+    }
+
+    pub(crate) fn on_ungated(&self) {
+        self.withheld.fetch_sub(1, Relaxed);
+    }
+
+    pub(crate) fn on_proven(&self, after: Duration) {
+        let nanos = u64::try_from(after.as_nanos()).unwrap_or(u64::MAX);
+        self.proofs.fetch_add(1, Relaxed);
+        self.proof_nanos.fetch_add(nanos, Relaxed);
+        self.proof_longest.fetch_max(nanos, Relaxed);
+    }
+
+    pub(crate) fn on_disproven(&self, why: Disproven) {
+        let cause = match why {
+            Disproven::Reset => &self.reset,
+            Disproven::Deadline => &self.deadline,
+            Disproven::Closed => &self.closed,
+        };
+        cause.fetch_add(1, Relaxed);
+    }
+
+    pub(crate) fn on_no_resources(&self) {
+        self.no_resources.fetch_add(1, Relaxed);
+    }
+
+    #[cfg(feature = "proxy")]
+    pub(crate) fn on_proxy_refused(&self) {
+        self.proxy_refused.fetch_add(1, Relaxed);
+    }
+}

@@ -1,0 +1,372 @@
+//! Whoever has recorded a SYN sends it again, to the same server or to another with the same key: how often
+//! does the request run?
+//!
+//! `TFO_REPLAYS` says how many replays of each kind under each framework; 48 by default.
+
+#![expect(clippy::unwrap_used, reason = "tests")]
+#![cfg_attr(any(not(target_os = "linux"), tfo_fallback), allow(unused, reason = "no TCP Fast Open there"))]
+
+mod support;
+
+use std::convert::Infallible;
+use std::future::{Ready, ready};
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::task::{Context, Poll};
+use std::time::{Duration, Instant};
+
+use axum::Router;
+use axum::extract::State;
+use axum::http::{Request, Response};
+use axum::routing::get;
+use http_body_util::{BodyExt, Full};
+use hyper::body::{Bytes, Incoming};
+use hyper::service::{Service, service_fn};
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use hyper_util::server::conn::auto;
+use support::{GET, POST, RawClient, Runtime, serve_on};
+use tfo_http_server::{AcceptInfo, ListenerBuilder, ListenerStats, ProofLayer, StatsHandle, TfoListener};
+use tfo_lab::{Lab, lab_tests};
+use tokio::time::sleep;
+
+const CHANGE: &[u8] = b"GET /change HTTP/1.1\r\nHost: server\r\n\r\n";
+const DEADLINE: Duration = Duration::from_millis(200);
+
+#[cfg(tfo_fallback)]
+fn main() {}
+
+#[cfg(not(tfo_fallback))]
+lab_tests! {
+    fn a_replayed_post_never_runs_again() {
+        for stack in Stack::ALL {
+            let again = replay_all(stack, &stack.post(), true);
+            assert_eq!(again.executions, 0, "{stack:?}: {again:?}");
+        }
+    }
+
+    fn a_replayed_get_that_needs_proof_never_runs_again() {
+        for stack in [Stack::Hyper, Stack::Axum] {
+            let again = replay_all(stack, CHANGE, true);
+            assert_eq!(again.executions, 0, "{stack:?}: {again:?}");
+        }
+    }
+
+    fn an_ordinary_get_may_run_again() {
+        // It is safe by its method; this only shows that the replays above arrived.
+        for stack in [Stack::Hyper, Stack::Axum] {
+            let again = replay_all(stack, GET, true);
+            assert!(again.executions > 0, "{stack:?}: {again:?}");
+        }
+    }
+
+    fn without_the_gate_posts_run_again() {
+        for stack in Stack::ALL {
+            let again = replay_all(stack, &stack.post(), false);
+            // HTTP/2 writes first, and gives up a connection that was reset before it was accepted.
+            let possible = if stack.writes_first() { again.replays * 3 / 4 } else { again.replays };
+            assert!(again.executions * 100 >= possible * 95, "{stack:?}: {again:?}");
+        }
+    }
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Stack {
+    Hyper,
+    Axum,
+    Tonic,
+}
+
+/// What becomes of a replayed connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Ending {
+    ResetBeforeAccept,
+    ResetAfterAccept,
+    Silence,
+    /// The client is in TIME_WAIT: it answers with its old numbers, and then with a RST.
+    ChallengeAckThenReset,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Again {
+    replays: usize,
+    executions: usize,
+}
+
+fn replay_all(stack: Stack, request: &[u8], gate: bool) -> Again {
+    let endings =
+        [Ending::ResetBeforeAccept, Ending::ResetAfterAccept, Ending::Silence, Ending::ChallengeAckThenReset];
+    let asked = std::env::var("TFO_REPLAYS").ok();
+    let total: usize = asked.as_ref().map_or(48, |count| count.parse().unwrap());
+    let each = (total / (2 * endings.len())).clamp(1, 500);
+    let mut again = Again { replays: 0, executions: 0 };
+    for ending in endings {
+        for elsewhere in [false, true] {
+            let executions = replay(stack, request, gate, ending, elsewhere, each);
+            again.replays += each;
+            again.executions += executions;
+        }
+    }
+    if asked.is_some() {
+        println!(
+            "\n{stack:?}, gate {gate}: {again:?} of {}",
+            request[..12.min(request.len())].escape_ascii()
+        );
+    }
+    again
+}
+
+/// Each of `count` clients has its request executed once, and closes first; then its SYN is replayed. Returns
+/// how many more executions that makes.
+fn replay(stack: Stack, request: &[u8], gate: bool, ending: Ending, elsewhere: bool, count: usize) -> usize {
+    let lab = Lab::builder().host("client").host("server").host("other").build().unwrap();
+    for host in ["server", "other"] {
+        lab.host(host)
+            .set_sysctl("net.ipv4.tcp_fastopen_key", "00000001-00000002-00000003-00000004")
+            .unwrap();
+    }
+    let mut clients: Vec<_> =
+        (0..count).map(|index| RawClient::v4(&lab, 1000 + u16::try_from(index).unwrap())).collect();
+    let builder = |builder: ListenerBuilder| builder.danger_gate_off(!gate).gate_deadline(DEADLINE);
+    let any = IpAddr::from([0; 16]);
+    let (server, other) = (lab.host("server"), lab.host("other"));
+    if !elsewhere {
+        return serve_on(&server, Runtime::CurrentThread, any, builder, async |listener| {
+            let serving = stack.serve(listener);
+            execute_once(&lab, &serving, &mut clients, request).await;
+            replay_each(&lab, &serving, &mut clients, ending, gate).await
+        });
+    }
+    serve_on(&server, Runtime::CurrentThread, any, builder, async |listener| {
+        execute_once(&lab, &stack.serve(listener), &mut clients, request).await;
+    });
+    lab.move_address("server", "other", server.ipv4()).unwrap();
+    serve_on(&other, Runtime::CurrentThread, any, builder, async |listener| {
+        replay_each(&lab, &stack.serve(listener), &mut clients, ending, gate).await
+    })
+}
+
+async fn execute_once(lab: &Lab, serving: &Serving, clients: &mut [RawClient<'_>], request: &[u8]) {
+    let cookie = RawClient::v4(lab, 1).fetch_cookie();
+    for client in &mut *clients {
+        client.syn_with_cookie(&cookie, request);
+    }
+    until(|| serving.stats.snapshot().outcomes.syn_data == clients.len() as u64).await;
+    for client in &mut *clients {
+        client.ack(b"");
+    }
+    until(|| serving.runs() == clients.len()).await;
+    rest(lab).await;
+    for client in &mut *clients {
+        client.fin();
+    }
+    until(|| serving.stats.snapshot().limits.in_flight == 0).await;
+    rest(lab).await;
+    for client in &mut *clients {
+        client.ack(b"");
+    }
+    rest(lab).await;
+}
+
+async fn replay_each(
+    lab: &Lab,
+    serving: &Serving,
+    clients: &mut [RawClient<'_>],
+    ending: Ending,
+    gate: bool,
+) -> usize {
+    let mut executions = 0;
+    // Few at a time: without the gate, of 125 that were reset before they were accepted hyper reads 60.
+    for some in clients.chunks_mut(25) {
+        executions += replay_some(lab, serving, some, ending, gate).await;
+    }
+    executions
+}
+
+async fn replay_some(
+    lab: &Lab,
+    serving: &Serving,
+    clients: &mut [RawClient<'_>],
+    ending: Ending,
+    gate: bool,
+) -> usize {
+    let (runs, before) = (serving.runs(), serving.stats.snapshot());
+    for client in &mut *clients {
+        client.replay();
+    }
+    if ending == Ending::ResetBeforeAccept {
+        // The server has this thread only.
+        lab.tap().wait_quiet(Duration::from_millis(20), support::PATIENCE);
+        clients.iter_mut().for_each(|client| _ = client.rst());
+        lab.tap().wait_quiet(Duration::from_millis(20), support::PATIENCE);
+    }
+    let taken = || serving.stats.snapshot().outcomes.syn_data - before.outcomes.syn_data;
+    until(|| taken() == clients.len() as u64).await;
+    rest(lab).await;
+    match ending {
+        Ending::ResetBeforeAccept => {}
+        Ending::ResetAfterAccept => clients.iter_mut().for_each(|client| _ = client.rst()),
+        Ending::Silence => sleep(3 * DEADLINE).await,
+        Ending::ChallengeAckThenReset => {
+            clients.iter_mut().for_each(|client| _ = client.forged_ack(b""));
+            rest(lab).await;
+            clients.iter_mut().for_each(|client| _ = client.rst());
+        }
+    }
+    if ending != Ending::Silence {
+        until(|| serving.stats.snapshot().limits.in_flight == 0).await;
+    }
+    rest(lab).await;
+    let (runs, after) = (serving.runs() - runs, serving.stats.snapshot());
+    if gate && runs == 0 {
+        let disproven = |stats: ListenerStats| stats.gate.reset + stats.gate.deadline;
+        assert_eq!(disproven(after) - disproven(before), clients.len() as u64, "{after:?}");
+    }
+    runs
+}
+
+/// Lets the server work until the wire is at rest.
+async fn rest(lab: &Lab) {
+    for _ in 0..3 {
+        sleep(Duration::from_millis(10)).await;
+        lab.tap().wait_quiet(Duration::from_millis(2), support::PATIENCE);
+    }
+}
+
+async fn until(mut done: impl FnMut() -> bool) {
+    let begun = Instant::now();
+    while !done() {
+        assert!(begun.elapsed() < support::PATIENCE / 2, "that does not happen");
+        sleep(Duration::from_millis(1)).await;
+    }
+}
+
+struct Serving {
+    runs: Runs,
+    stats: StatsHandle,
+}
+
+type Runs = Arc<AtomicUsize>;
+
+impl Serving {
+    fn runs(&self) -> usize {
+        self.runs.load(Ordering::SeqCst)
+    }
+}
+
+impl Stack {
+    const ALL: [Self; 3] = [Self::Hyper, Self::Axum, Self::Tonic];
+
+    fn writes_first(self) -> bool {
+        matches!(self, Self::Tonic)
+    }
+
+    /// A POST as this framework takes it.
+    fn post(self) -> Vec<u8> {
+        match self {
+            Self::Hyper | Self::Axum => POST.to_vec(),
+            Self::Tonic => grpc_call(),
+        }
+    }
+
+    fn serve(self, listener: TfoListener) -> Serving {
+        let (runs, stats) = (Runs::default(), listener.stats());
+        let counted = Arc::clone(&runs);
+        match self {
+            Self::Hyper => tokio::spawn(hyper(listener, counted)),
+            Self::Axum => tokio::spawn(axum(listener, counted)),
+            Self::Tonic => tokio::spawn(tonic(listener, counted)),
+        };
+        Serving { runs, stats }
+    }
+}
+
+async fn hyper(listener: TfoListener, runs: Runs) {
+    loop {
+        let (stream, _) = listener.accept_next().await;
+        let runs = Arc::clone(&runs);
+        let layer = ProofLayer::every_request().of_connection(stream.info());
+        tokio::spawn(async move {
+            let free = service_fn(move |request: Request<Incoming>| {
+                runs.fetch_add(1, Ordering::SeqCst);
+                async move {
+                    let _ = request.into_body().collect().await;
+                    Ok::<_, Infallible>(Response::new(Full::<Bytes>::from("done\n")))
+                }
+            });
+            let proven = layer.wrap(free.clone());
+            let both = service_fn(move |request: Request<Incoming>| {
+                let (free, proven) = (free.clone(), proven.clone());
+                async move {
+                    match request.uri().path() {
+                        "/change" => proven.call(request).await,
+                        _ => free.call(request).await,
+                    }
+                }
+            });
+            let _ =
+                auto::Builder::new(TokioExecutor::new()).serve_connection(TokioIo::new(stream), both).await;
+        });
+    }
+}
+
+async fn axum(listener: TfoListener, runs: Runs) {
+    async fn done(State(runs): State<Runs>, _body: Bytes) -> &'static str {
+        runs.fetch_add(1, Ordering::SeqCst);
+        "done\n"
+    }
+    let app = Router::new()
+        .route("/", get(done).post(done))
+        .route("/change", get(done).layer(ProofLayer::every_request()))
+        .with_state(runs);
+    let _ = axum::serve(listener, app.into_make_service_with_connect_info::<AcceptInfo>()).await;
+}
+
+async fn tonic(listener: TfoListener, runs: Runs) {
+    let server = tonic::transport::Server::builder();
+    let _ = server.serve_with_incoming(Counter(runs), listener.into_incoming()).await;
+}
+
+/// A gRPC service that counts its calls.
+#[derive(Clone)]
+struct Counter(Runs);
+
+impl tower_service::Service<Request<tonic::body::Body>> for Counter {
+    type Response = Response<tonic::body::Body>;
+    type Error = Infallible;
+    type Future = Ready<Result<Self::Response, Infallible>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: Request<tonic::body::Body>) -> Self::Future {
+        assert!(request.extensions().get::<AcceptInfo>().is_some(), "tonic's connect info");
+        self.0.fetch_add(1, Ordering::SeqCst);
+        ready(Ok(tonic::Status::ok("").into_http()))
+    }
+}
+
+/// HTTP/2 from its first byte to the end of a call: preface, SETTINGS, HEADERS, DATA.
+fn grpc_call() -> Vec<u8> {
+    let frame = |kind: u8, flags: u8, stream: u8, payload: &[u8]| {
+        [&[0, 0, u8::try_from(payload.len()).unwrap(), kind, flags, 0, 0, 0, stream], payload].concat()
+    };
+    let literal = |index: u8, value: &str| {
+        [&[0x40 | index, u8::try_from(value.len()).unwrap()], value.as_bytes()].concat()
+    };
+    // :method POST, :scheme http, :path, :authority, content-type
+    let headers = [
+        vec![0x83, 0x86],
+        literal(4, "/counter.Counter/Count"),
+        literal(1, "server"),
+        literal(31, "application/grpc"),
+    ];
+    [
+        b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_vec(),
+        frame(4, 0, 0, b""),
+        frame(1, 4, 1, &headers.concat()),
+        frame(0, 1, 1, &[0; 5]),
+    ]
+    .concat()
+}
