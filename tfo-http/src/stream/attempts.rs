@@ -60,7 +60,7 @@ enum Progress {
 /// What became of a delivery.
 pub(super) enum Delivered {
     /// A connection.
-    Won(Won),
+    Won(Box<Won>),
     /// None.
     Lost(ConnectError),
 }
@@ -264,7 +264,8 @@ impl Attempts {
         self.park();
         match winner {
             Some((stream, address, sent, tcp_info)) => {
-                Delivered::Won(Won { stream, address, sent, flight, tcp_info, hedged, instead_of })
+                let won = Won { stream, address, sent, flight, tcp_info, hedged, instead_of };
+                Delivered::Won(Box::new(won))
             }
             None => self.lost(false),
         }

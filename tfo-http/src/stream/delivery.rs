@@ -485,7 +485,7 @@ mod tests {
                 let mut delivery = Delivery::begin(plan, begun);
                 let (mut attempts, mut hedges, mut now) = (1, 0, begun);
                 let mut carriers = usize::from(plan.first == Cargo::Data);
-                let mut established = vec![false; 8];
+                let mut established = [false; 8];
                 for (millis, event) in events {
                     now += millis * MS;
                     // Only what can happen: an attempt that exists, an answer behind a handshake.

@@ -244,7 +244,7 @@ impl TfoStream {
             Delivered::Lost(error) => self.fail(Phase::Delivering, error, side),
             Delivered::Won(won) => {
                 evidence::note_winner(&won, &self.info, syn);
-                let Won { stream, sent, flight, .. } = won;
+                let Won { stream, sent, flight, .. } = *won;
                 if sent < flight.len() {
                     let draining = State::Draining { stream, flight, sent };
                     self.go(Phase::Delivering, Event::WonWithRest, draining);
