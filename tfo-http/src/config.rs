@@ -29,6 +29,7 @@ pub(crate) struct Config {
     pub(crate) mark: Option<u32>,
     pub(crate) tcp_user_timeout: Option<Duration>,
     pub(crate) hedge: Hedge,
+    pub(crate) prefer_rides: bool,
     pub(crate) lot: Lot,
     pub(crate) memory: PathMemory,
 }
@@ -108,6 +109,7 @@ impl Default for Config {
             mark: None,
             tcp_user_timeout: None,
             hedge: Hedge::default(),
+            prefer_rides: true,
             lot: Lot::default(),
             memory: PathMemory::new(),
         }

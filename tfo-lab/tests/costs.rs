@@ -35,9 +35,11 @@ lab_tests! {
                 get("theirs", HttpConnector::new(), addr).await;
                 get("warm", never.clone(), addr).await;
                 get("plain", never, addr).await;
-                get("first visit", TfoConnector::new(), addr).await;
-                get("warm", TfoConnector::new(), addr).await;
-                get("ride", TfoConnector::new(), addr).await;
+                // One path memory: the ride is on a path that has carried one.
+                let tfo = TfoConnector::new();
+                get("first visit", tfo.clone(), addr).await;
+                get("warm", tfo.clone(), addr).await;
+                get("ride", tfo, addr).await;
             });
             server.join().unwrap();
         }) else {

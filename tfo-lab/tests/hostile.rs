@@ -104,6 +104,14 @@ lab_tests! {
         }
     }
 
+    fn silent_addresses_hold_nobody_and_are_not_tried_first_again() {
+        dead_addresses(false);
+    }
+
+    fn refusing_addresses_hold_nobody_and_are_not_tried_first_again() {
+        dead_addresses(true);
+    }
+
     fn posts_are_completed_and_executed_once() {
         for bad in paths() {
             let lab = Lab::builder().rtt(RTT).build().unwrap();
@@ -113,6 +121,73 @@ lab_tests! {
             assert!(visits.iter().all(|visit| visit.info.syn_data_bytes() == 0), "{report}");
         }
     }
+}
+
+/// Two of three addresses fall silent, or refuse, after all three have carried rides.
+fn dead_addresses(refuse: bool) {
+    let lab = Lab::builder().rtt(RTT).build().unwrap();
+    let (client, host) = (lab.host("client"), lab.host("server"));
+    let alive: IpAddr = host.ipv4().into();
+    let dead = [50, 51].map(|last| IpAddr::V4(Ipv4Addr::new(10, 0, 0, last)));
+    dead.iter().for_each(|ip| lab.add_address("server", *ip).unwrap());
+    let _server = Server::start(&host, SocketAddr::from(([0, 0, 0, 0], 80)));
+    let mut connector = TfoConnector::new_with_resolver(Fixed(vec![dead[0], dead[1], alive]));
+    connector.set_happy_eyeballs_timeout(Some(Duration::from_millis(250)));
+    let first = connector.clone();
+    run(&client, Runtime::CurrentThread, async move {
+        for ip in [dead[0], dead[1], alive] {
+            for _ in 0..2 {
+                // The same path memory, one address at a time.
+                let mut one = TfoConnector::new_with_resolver(Fixed(vec![ip]));
+                one.set_path_memory(first.path_memory().clone());
+                named(&one).await;
+            }
+        }
+    });
+    lab.middlebox(move |packet: &tfo_lab::Packet| {
+        match packet.dst().is_some_and(|dst| dead.contains(&dst.ip())) {
+            false => tfo_lab::Verdict::Pass,
+            true if refuse => match packet.reset_reply() {
+                Some(reset) => tfo_lab::Verdict::Drop.and(reset),
+                None => tfo_lab::Verdict::Drop,
+            },
+            true => tfo_lab::Verdict::Drop,
+        }
+    });
+    let took = run(&client, Runtime::CurrentThread, async move {
+        [named(&connector).await, named(&connector).await, named(&connector).await]
+    });
+    let most = if refuse { 12 * RTT } else { 2 * Duration::from_millis(250) + 2 * RTT } + SLOW;
+    assert!(took[0] <= most, "{took:?}");
+    assert!(took[1] <= 2 * RTT + SLOW && took[2] <= 2 * RTT + SLOW, "not tried first again: {took:?}");
+}
+
+/// A resolver that always answers the same.
+#[derive(Clone)]
+struct Fixed(Vec<IpAddr>);
+
+impl tower_service::Service<hyper_util::client::legacy::connect::dns::Name> for Fixed {
+    type Response = std::vec::IntoIter<SocketAddr>;
+    type Error = std::convert::Infallible;
+    type Future = std::future::Ready<Result<Self::Response, Self::Error>>;
+
+    fn poll_ready(&mut self, _: &mut std::task::Context<'_>) -> std::task::Poll<Result<(), Self::Error>> {
+        std::task::Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, _: hyper_util::client::legacy::connect::dns::Name) -> Self::Future {
+        let addresses: Vec<_> = self.0.iter().map(|ip| SocketAddr::new(*ip, 0)).collect();
+        std::future::ready(Ok(addresses.into_iter()))
+    }
+}
+
+async fn named(connector: &TfoConnector<Fixed>) -> Duration {
+    let client: Client<_, Full<Bytes>> =
+        Client::builder(TokioExecutor::new()).pool_max_idle_per_host(0).build(connector.clone());
+    let begun = Instant::now();
+    let response = client.get("http://named/".parse().unwrap()).await.unwrap();
+    assert_eq!(response.into_body().collect().await.unwrap().to_bytes(), "hello");
+    begun.elapsed()
 }
 
 struct Visit {

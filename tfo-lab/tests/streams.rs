@@ -63,6 +63,26 @@ lab_tests! {
         });
     }
 
+    /// A second flush gives the reader's place to a writer that is idle then.
+    fn a_second_flush_takes_no_wakeup_along() {
+        with_echo(Runtime::CurrentThread, move |addr| async move {
+            let (mut read, mut write) = split(deferred(addr).await);
+            write.write_all(GET).await.unwrap();
+            write.flush().await.unwrap();
+            let reader = tokio::spawn(async move {
+                let mut echo = vec![0; GET.len()];
+                read.read_exact(&mut echo).await.map(|_| ())
+            });
+            tokio::task::yield_now().await;
+            let flusher = tokio::spawn(async move {
+                write.flush().await.unwrap();
+                write
+            });
+            let _write = flusher.await.unwrap();
+            timeout(Duration::from_secs(5), reader).await.expect("no hang").unwrap().unwrap();
+        });
+    }
+
     fn one_of_two_tasks_may_be_gone() {
         for runtime in RUNTIMES {
             with_echo(runtime, move |addr| async move {

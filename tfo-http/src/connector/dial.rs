@@ -24,9 +24,12 @@ use crate::stream::{FirstAttempt, TfoStream, Trip, poll_established};
 /// Connects to the first of `addresses` that answers, within the connect timeout.
 pub(super) async fn dial(
     config: Arc<Config>,
-    addresses: Vec<SocketAddr>,
+    mut addresses: Vec<SocketAddr>,
     dns: Option<Duration>,
 ) -> Result<TfoStream, ConnectError> {
+    if addresses.len() > 1 && config.prefer_rides && config.syn_data != SynData::Never {
+        addresses.sort_by_cached_key(|address| !Trip::is_known_to_arrive(&config, address));
+    }
     match config.connect_timeout {
         None => race(&config, &addresses, dns).await,
         Some(whole) => timeout(whole, race(&config, &addresses, dns)).await.unwrap_or_else(|_| {

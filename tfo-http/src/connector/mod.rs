@@ -179,6 +179,12 @@ impl<R> TfoConnector<R> {
         self.config().hedge = hedge;
     }
 
+    /// Whether, of several addresses, one to which rides are known to arrive is tried first. Default
+    /// true; false keeps the resolver's order, where that balances load.
+    pub fn set_prefer_rides(&mut self, prefer: bool) {
+        self.config().prefer_rides = prefer;
+    }
+
     /// Where it is remembered which paths carry TCP Fast Open and which do not. Default: in memory,
     /// for 8,192 paths, shared by all clones of a connector.
     pub fn set_path_memory(&mut self, memory: PathMemory) {

@@ -32,6 +32,8 @@ pub(super) struct Attempts {
     more: Vec<Attempt>,
     others: std::vec::IntoIter<SocketAddr>,
     first_error: Option<ConnectError>,
+    /// How an attempt that was established has ended.
+    broken: Option<(io::Error, Option<TcpInfo>)>,
     timer: Option<Pin<Box<Sleep>>>,
     trip: Trip,
     begun: Instant,
@@ -63,6 +65,8 @@ pub(super) enum Delivered {
     Won(Box<Won>),
     /// None.
     Lost(ConnectError),
+    /// There was one, and it broke before an answer came.
+    Broken(io::Error, Option<Box<TcpInfo>>),
 }
 
 /// The connection, and how it came about.
@@ -100,8 +104,9 @@ impl Attempts {
     ) -> Self {
         let first = Attempt { address, stream: Some(stream), sent, progress: Progress::Connecting };
         let others = others.into_iter();
-        let (more, first_error, timer, begun) = (Vec::new(), None, None, Instant::now());
-        Self { delivery, flight, syn, first, more, others, first_error, timer, trip, begun, lot }
+        let (more, first_error, broken, timer) = (Vec::new(), None, None, None);
+        let begun = Instant::now();
+        Self { delivery, flight, syn, first, more, others, first_error, broken, timer, trip, begun, lot }
     }
 
     /// Where the delivery stands.
@@ -137,7 +142,7 @@ impl Attempts {
                         self.carry(id);
                         None
                     }
-                    Action::Win(id) => return Poll::Ready(self.won(id)),
+                    Action::Win(id) => return Poll::Ready(self.won(id, config)),
                     Action::GiveUp { maybe_executed } => return Poll::Ready(self.lost(maybe_executed)),
                     Action::TimeOut => match self.late_handshake() {
                         Some(late) => Some(late),
@@ -192,8 +197,12 @@ impl Attempts {
                 Ok(Some(event)) => return Some(event),
                 Ok(None) => {}
                 Err(error) => {
-                    let error = ConnectError::new(ConnectErrorKind::Connect, error).at(attempt.address);
-                    self.first_error.get_or_insert(error);
+                    if let Progress::Carrying(tcp_info) = attempt.progress {
+                        self.broken = Some((error, tcp_info));
+                    } else {
+                        let error = ConnectError::new(ConnectErrorKind::Connect, error).at(attempt.address);
+                        self.first_error.get_or_insert(error);
+                    }
                     return Some(Event::Failed { id });
                 }
             }
@@ -240,7 +249,7 @@ impl Attempts {
         None
     }
 
-    fn won(&mut self, id: Id) -> Delivered {
+    fn won(&mut self, id: Id, config: &Config) -> Delivered {
         let instead_of = (id != 0).then_some(match (&self.first.stream, self.first.progress) {
             (None, _) => FirstAttempt::Refused,
             (_, Progress::Connecting) => FirstAttempt::Silent,
@@ -261,6 +270,11 @@ impl Attempts {
             };
             Some((attempt.stream.take()?, attempt.address, attempt.sent, tcp_info))
         });
+        if let Some((_, address, ..)) = &winner {
+            for loser in self.more.iter().filter(|loser| loser.address != *address) {
+                Trip::was_passed_over(config, &loser.address);
+            }
+        }
         self.park();
         match winner {
             Some((stream, address, sent, tcp_info)) => {
@@ -272,6 +286,9 @@ impl Attempts {
     }
 
     fn lost(&mut self, maybe_executed: bool) -> Delivered {
+        if let Some((error, tcp_info)) = self.broken.take() {
+            return Delivered::Broken(error, tcp_info.map(Box::new));
+        }
         let none =
             || ConnectError::new(ConnectErrorKind::Connect, io::Error::from(io::ErrorKind::NotConnected));
         let error = self.first_error.take().unwrap_or_else(none);

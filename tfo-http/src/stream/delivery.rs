@@ -68,8 +68,8 @@ pub(super) enum Action {
     /// This attempt is the connection; all others are to be parked. Whatever of the flight it does
     /// not have yet follows.
     Win(Id),
-    /// Nothing is left to try: tell the first error. `maybe_executed`: the flight was sent, must not
-    /// be sent again, and nobody knows what became of it.
+    /// Nothing is left to try: tell the error. `maybe_executed`: the flight was in a SYN, must not be
+    /// sent again, and nobody knows what became of it.
     GiveUp { maybe_executed: bool },
     /// Nothing answered within the patience.
     TimeOut,
@@ -215,6 +215,8 @@ impl Delivery {
         if self.state(id) == State::Over {
             return Action::Wait;
         }
+        // What is reset behind its handshake would have been with plain TCP.
+        let established = self.state(id) == State::Carrying;
         self.set(id, State::Over);
         if let Some(ready) = (0..=self.more.len()).find(|id| self.state(*id) == State::Ready) {
             return self.employ(ready);
@@ -222,8 +224,8 @@ impl Delivery {
         if self.attempts().any(|attempt| attempt.state != State::Over) {
             return Action::Wait;
         }
-        if self.sent && !self.plan.repeatable {
-            return Action::GiveUp { maybe_executed: true };
+        if established || (self.sent && !self.plan.repeatable) {
+            return Action::GiveUp { maybe_executed: !established };
         }
         // A box on the way may have refused what a plain SYN can do.
         if !self.hedged && self.first.cargo != Cargo::Nothing {
@@ -422,6 +424,13 @@ mod tests {
     }
 
     #[test]
+    fn a_reset_behind_the_handshake_is_told() {
+        let mut run = Run::of(plan(Cargo::Data));
+        assert_eq!(run.at(40, established(0)), Action::Wait);
+        assert_eq!(run.at(80, Failed { id: 0 }), Action::GiveUp { maybe_executed: false });
+    }
+
+    #[test]
     fn silent_addresses_are_joined_by_the_next() {
         let mut run = Run::of(Plan { others: 2, next_address: Some(250 * MS), ..plan(Cargo::Data) });
         assert_eq!(run.at(250, Timer), Action::Hedge);
@@ -511,7 +520,7 @@ mod tests {
                             return Ok(());
                         }
                         Action::GiveUp { maybe_executed } => {
-                            prop_assert_eq!(maybe_executed, carriers > 0 && !plan.repeatable);
+                            prop_assert!(!maybe_executed || (carriers > 0 && !plan.repeatable));
                             return Ok(());
                         }
                         Action::TimeOut => {

@@ -81,7 +81,8 @@ enum State {
 /// An error that can be told again.
 #[derive(Clone, Copy, Debug)]
 struct Failure {
-    kind: ConnectErrorKind,
+    /// `None`: not of the handshake, but of a connection.
+    kind: Option<ConnectErrorKind>,
     os_error: Option<i32>,
     io_kind: io::ErrorKind,
     maybe_executed: bool,
@@ -242,6 +243,12 @@ impl TfoStream {
         let syn = attempts.syn;
         match ready!(attempts.poll(&mut Context::from_waker(&waker), &self.config)) {
             Delivered::Lost(error) => self.fail(Phase::Delivering, error, side),
+            Delivered::Broken(error, tcp_info) => {
+                evidence::note(tcp_info.as_deref(), &self.info, syn);
+                let broken = Failure::of_stream(&error);
+                self.go(Phase::Delivering, Event::Fail, State::Closed(Some(broken)));
+                self.wakers.wake_other(side);
+            }
             Delivered::Won(won) => {
                 evidence::note_winner(&won, &self.info, syn);
                 let Won { stream, sent, flight, .. } = *won;
@@ -506,20 +513,29 @@ impl fmt::Debug for State {
 impl Failure {
     fn of(error: &ConnectError) -> Self {
         Self {
-            kind: error.kind(),
+            kind: Some(error.kind()),
             os_error: error.raw_os_error(),
             io_kind: error.io_kind(),
             maybe_executed: error.maybe_executed(),
         }
     }
 
+    fn of_stream(error: &io::Error) -> Self {
+        let (os_error, io_kind) = (error.raw_os_error(), error.kind());
+        Self { kind: None, os_error, io_kind, maybe_executed: false }
+    }
+
     fn error(self, address: SocketAddr) -> io::Error {
-        let error = match (self.kind, self.os_error) {
-            (kind @ (ConnectErrorKind::TimedOut | ConnectErrorKind::NothingWritten), _) => {
+        let source = || match self.os_error {
+            Some(code) => io::Error::from_raw_os_error(code),
+            None => io::Error::from(self.io_kind),
+        };
+        let error = match self.kind {
+            None => return source(),
+            Some(kind @ (ConnectErrorKind::TimedOut | ConnectErrorKind::NothingWritten)) => {
                 ConnectError::bare(kind)
             }
-            (kind, Some(code)) => ConnectError::new(kind, io::Error::from_raw_os_error(code)),
-            (kind, None) => ConnectError::new(kind, io::Error::from(self.io_kind)),
+            Some(kind) => ConnectError::new(kind, source()),
         };
         let error = error.at(address);
         if self.maybe_executed { error.maybe_executed_too().into() } else { error.into() }

@@ -17,15 +17,20 @@ pub(crate) struct Trip {
 impl Trip {
     /// Asks what may be sent to an address now.
     pub(crate) fn ask(config: &Config, address: &SocketAddr) -> Self {
-        let mut path = Path::new(*address);
-        if let Some(local) = config.local_for(address) {
-            path = path.with_local(local);
-        }
-        if let Some(interface) = &config.interface {
-            path = path.with_interface(interface);
-        }
-        let ticket = config.memory.ask(&path, Instant::now());
+        let ticket = config.memory.ask(&path(config, address), Instant::now());
         Self { memory: config.memory.clone(), ticket, told: false }
+    }
+
+    /// Whether rides to an address are known to arrive.
+    pub(crate) fn is_known_to_arrive(config: &Config, address: &SocketAddr) -> bool {
+        config.memory.is_capable(&path(config, address), Instant::now())
+    }
+
+    /// An address did not answer while another did: it is not to be preferred any more.
+    pub(crate) fn was_passed_over(config: &Config, address: &SocketAddr) {
+        if Self::is_known_to_arrive(config, address) {
+            config.memory.forget_path(&path(config, address), Instant::now());
+        }
     }
 
     /// What may be sent.
@@ -53,6 +58,17 @@ impl Trip {
         self.told = true;
         self.memory.report(&mut self.ticket, event, Instant::now());
     }
+}
+
+fn path(config: &Config, address: &SocketAddr) -> Path {
+    let mut path = Path::new(*address);
+    if let Some(local) = config.local_for(address) {
+        path = path.with_local(local);
+    }
+    if let Some(interface) = &config.interface {
+        path = path.with_interface(interface);
+    }
+    path
 }
 
 /// A place that is not given back would keep others from the path.
