@@ -39,13 +39,13 @@ pub enum SynSend {
 pub fn send_syn(socket: &impl AsSocket, to: &SocketAddr, data: &[IoSlice<'_>]) -> Result<SynSend, Error> {
     const CALL: &str = "sendmsg MSG_FASTOPEN";
     let Some(flags) = sys::SYN_FLAGS else {
-        return Err(Error::to(CALL, to, io::ErrorKind::Unsupported.into()));
+        return Err(Error::new(CALL, io::ErrorKind::Unsupported.into(), sys::SYN_UNSUPPORTED).to(to));
     };
     let result = SockRef::from(socket).send_to_vectored_with_flags(data, &SockAddr::from(*to), flags);
     match result {
         Ok(bytes) => Ok(SynSend::Data(bytes)),
         Err(error) if sys::is_in_progress(&error) => Ok(SynSend::NoCookie),
-        Err(error) => Err(Error::to(CALL, to, error)),
+        Err(error) => Err(Error::new(CALL, error, sys::SYN_UNSUPPORTED).to(to)),
     }
 }
 
@@ -72,7 +72,7 @@ pub fn connect(socket: &impl AsSocket, to: &SocketAddr) -> Result<Connect, Error
     match SockRef::from(socket).connect(&SockAddr::from(*to)) {
         Ok(()) => Ok(Connect::Deferred),
         Err(error) if sys::is_in_progress(&error) => Ok(Connect::InProgress),
-        Err(error) => Err(Error::to("connect", to, error)),
+        Err(error) => Err(Error::new("connect", error, &[]).to(to)),
     }
 }
 
@@ -86,7 +86,7 @@ pub fn send_empty_syn(socket: &impl AsSocket) -> Result<(), Error> {
     match SockRef::from(socket).send_with_flags(&[], sys::SEND_FLAGS) {
         Ok(_) => Ok(()),
         Err(error) if sys::is_in_progress(&error) => Ok(()),
-        Err(error) => Err(Error::new("send", error)),
+        Err(error) => Err(Error::new("send", error, sys::SEND_UNSUPPORTED)),
     }
 }
 
@@ -103,7 +103,8 @@ pub fn send_empty_syn(socket: &impl AsSocket) -> Result<(), Error> {
 pub fn send(socket: &impl AsSocket, data: &[IoSlice<'_>]) -> Result<usize, Error> {
     SockRef::from(socket).send_vectored_with_flags(data, sys::SEND_FLAGS).map_err(|error| {
         let in_progress = sys::is_in_progress(&error);
-        Error::new("sendmsg", if in_progress { io::ErrorKind::WouldBlock.into() } else { error })
+        let error = if in_progress { io::ErrorKind::WouldBlock.into() } else { error };
+        Error::new("sendmsg", error, sys::SEND_UNSUPPORTED)
     })
 }
 
@@ -117,5 +118,5 @@ pub fn send(socket: &impl AsSocket, data: &[IoSlice<'_>]) -> Result<usize, Error
 ///
 /// As `recv(2)`; `WouldBlock` when nothing is readable.
 pub fn peek(socket: &impl AsSocket, buffer: &mut [u8]) -> Result<usize, Error> {
-    sys::peek(socket, buffer).map_err(|error| Error::new("recv MSG_PEEK", error))
+    sys::peek(socket, buffer).map_err(|error| Error::new("recv MSG_PEEK", error, &[]))
 }

@@ -27,7 +27,7 @@ impl TcpInfo {
     pub fn read(socket: &impl AsSocket) -> Result<Self, Error> {
         let mut bytes = [0; Self::KNOWN];
         let length = sys::getsockopt(socket, TcpOption::Info, &mut bytes)
-            .map_err(|error| Error::new("getsockopt TCP_INFO", error))?;
+            .map_err(|error| Error::new("getsockopt TCP_INFO", error, sys::OPTION_UNSUPPORTED))?;
         Ok(Self { bytes, length })
     }
 

@@ -9,8 +9,7 @@ pub use host::{Host, ThisHost};
 pub use problem::{Problem, Severity, Side};
 
 use std::fmt;
-
-use crate::error::is_unsupported;
+use std::io;
 
 /// What TCP Fast Open can do here: on this system and kernel, in the calling thread's network
 /// namespace, as it is set now.
@@ -110,7 +109,7 @@ impl Support {
         match host.sysctl(NAME) {
             Ok(text) => self.fastopen = FastOpenBits::parse(&text),
             // Linux before 3.6, or a kernel built without: there is nothing to switch on.
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound && self.older_than(3, 7) => {
+            Err(error) if error.kind() == io::ErrorKind::NotFound && self.older_than(3, 7) => {
                 return self
                     .add(Problem::KernelTooOld { found: self.kernel, needed: KernelVersion::new(3, 7) });
             }
@@ -135,7 +134,7 @@ impl Support {
         for option in ["TCP_FASTOPEN", "TCP_FASTOPEN_CONNECT", "TCP_INFO"] {
             let Err(error) = host.try_option(option) else { continue };
             // With the client bit off the kernel refuses this one: said already.
-            if option == "TCP_FASTOPEN_CONNECT" && !client_on && is_unsupported(&error) {
+            if option == "TCP_FASTOPEN_CONNECT" && !client_on && error.kind() == io::ErrorKind::Unsupported {
                 continue;
             }
             let needed = KernelVersion::new(4, 11);
