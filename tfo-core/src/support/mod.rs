@@ -34,7 +34,7 @@ pub struct Support {
     pub client: Ability,
     /// Whether listeners can accept data in a SYN.
     pub server: Ability,
-    /// `net.ipv4.tcp_fastopen`; `None` where it cannot be read.
+    /// `net.ipv4.tcp_fastopen`; `None` where it cannot be read or understood.
     pub fastopen: Option<FastOpenBits>,
     /// The kernel's version; `None` where it cannot be told.
     pub kernel: Option<KernelVersion>,
@@ -107,7 +107,10 @@ impl Support {
     fn look_at_fastopen(&mut self, host: &impl Host) {
         const NAME: &str = "net.ipv4.tcp_fastopen";
         match host.sysctl(NAME) {
-            Ok(text) => self.fastopen = FastOpenBits::parse(&text),
+            Ok(text) => match FastOpenBits::parse(&text) {
+                Some(bits) => self.fastopen = Some(bits),
+                None => return self.add(Problem::SysctlNotUnderstood { name: NAME }),
+            },
             // Linux before 3.6, or a kernel built without: there is nothing to switch on.
             Err(error) if error.kind() == io::ErrorKind::NotFound && self.older_than(3, 7) => {
                 return self
