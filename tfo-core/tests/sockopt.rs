@@ -8,7 +8,7 @@ use std::net::{Ipv4Addr, TcpListener, TcpStream, UdpSocket};
 
 use socket2::{Domain, Socket, Type};
 use tfo_core::sockopt::{self, CookieKey};
-use tfo_core::{SynSend, TcpInfo, TcpState, connect, peek, send, send_empty_syn, send_syn};
+use tfo_core::{Connect, SynSend, TcpInfo, TcpState, connect, peek, send, send_empty_syn, send_syn};
 
 fn socket() -> Socket {
     Socket::new(Domain::IPV4, Type::STREAM, None).unwrap()
@@ -145,6 +145,36 @@ fn a_send_takes_all_slices_and_never_raises_a_signal() {
     let full = TcpStream::connect(idle.local_addr().unwrap()).unwrap();
     let error = (0..100_000).find_map(|_| send(&full, &[IoSlice::new(&[0; 65_536])]).err()).unwrap();
     assert_eq!(error.kind(), io::ErrorKind::WouldBlock, "{error}: it never blocks");
+}
+
+#[test]
+fn of_too_many_slices_the_first_are_taken() {
+    let listener = listener();
+    let address = listener.local_addr().unwrap();
+    let slices = [IoSlice::new(b"x"); 1025];
+    let client = TcpStream::connect(address).unwrap();
+    assert_eq!(send(&client, &slices).unwrap(), 1024);
+    // Taken or not, it is no error of the caller's.
+    match send_syn(&socket(), &address, &slices) {
+        Ok(SynSend::Data(1024) | SynSend::NoCookie) => {}
+        other => assert!(other.as_ref().is_err_and(tfo_core::Error::is_unsupported), "{other:?}"),
+    }
+}
+
+#[test]
+fn connected_already_it_is_refused_and_a_blocking_connect_waits() {
+    let listener = listener();
+    let address = listener.local_addr().unwrap();
+    let client = socket();
+    assert_eq!(connect(&client, &address).unwrap(), Connect::Deferred);
+    assert_eq!(TcpInfo::read(&client).unwrap().state(), Some(TcpState::Established));
+    let error = send_syn(&client, &address, &[IoSlice::new(b"hello")]).unwrap_err();
+    let text = std::fs::read_to_string("/proc/sys/net/ipv4/tcp_fastopen").unwrap();
+    let off = text.trim() == "0";
+    assert_eq!(
+        (error.io_error().raw_os_error(), error.is_unsupported()),
+        (Some(if off { libc::EOPNOTSUPP } else { libc::EISCONN }), off)
+    );
 }
 
 #[test]

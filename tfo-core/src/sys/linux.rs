@@ -20,6 +20,9 @@ pub(crate) const SYN_FLAGS: Option<c_int> = Some(SEND_FLAGS | libc::MSG_FASTOPEN
 /// `EINVAL`: that is an address of the other family.
 pub(crate) const SYN_UNSUPPORTED: &[i32] = &[libc::EOPNOTSUPP, libc::EPIPE, libc::ENOPROTOOPT, libc::EPERM];
 
+/// The most slices that one `sendmsg` takes (`UIO_MAXIOV`).
+pub(crate) const MAX_SLICES: usize = 1024;
+
 /// Options of level `IPPROTO_TCP`, `tcp(7)`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum TcpOption {

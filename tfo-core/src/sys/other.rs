@@ -14,6 +14,9 @@ pub(crate) const OPTION_UNSUPPORTED: &[i32] = &[];
 pub(crate) const SYN_UNSUPPORTED: &[i32] = &[];
 /// An ordinary send is supported.
 pub(crate) const SEND_UNSUPPORTED: &[i32] = &[];
+/// The most slices that one send takes, on the systems that there are.
+pub(crate) const MAX_SLICES: usize = 1024;
+
 /// A send that does not block. `MSG_NOSIGNAL` is not everywhere; std ignores SIGPIPE in Rust programs.
 #[cfg(unix)]
 pub(crate) const SEND_FLAGS: c_int = libc::MSG_DONTWAIT;
