@@ -30,8 +30,8 @@ pub use lab::Lab;
 pub use middlebox::{
     AfterFastOpen, BalanceServers, BlackholeAnswers, BlackholeClient, Blacklist, Captured, CorruptCookie,
     Counts, DelayFastOpen, DropDataSynAck, DropFastOpen, DropNthSyn, DropOversize, DropSynData, DuplicateSyn,
-    Extra, FastOpenSign, Middlebox, MiddleboxHandle, ProxySynData, Reorder, ResetSyn, RewriteSynAck,
-    RotateClient, StripFastOpen, StripSynData, Verdict,
+    Extra, FastOpenSign, HoldProof, Middlebox, MiddleboxHandle, ProxySynData, Reorder, ResetSyn,
+    RewriteSynAck, RotateClient, StripFastOpen, StripSynData, Verdict,
 };
 pub use packet::{FastOpenOption, Packet, TcpEdit};
 pub use tap::{End, Flow, FlowKey, Ladder, Record, Tap};
