@@ -129,14 +129,17 @@ tfo_lab::lab_tests! {
         let tap = lab.tap();
         let one_way = |from: &str, to: &str| {
             let (sent, received) = (tap.sent_by(from), tap.received_by(to));
-            median(sent.iter().zip(&received).map(|(sent, received)| received.time() - sent.time()).collect())
+            let mut late: Vec<_> =
+                sent.iter().zip(&received).map(|(sent, received)| received.time() - sent.time() - delay).collect();
+            late.sort();
+            (late[late.len() / 20], late[late.len() / 2])
         };
         let (there, back) = (one_way("client", "server"), one_way("server", "client"));
-        println!("late by, median of 250: {:?} there, {:?} back, round trip {:?}", there - delay, back - delay,
+        println!("late by, best 5 % and median of 250: {there:?} there, {back:?} back; round trip, median: {:?}",
             rtt - 2 * delay);
-        // Wide: other work may be running. An idle machine is late by 0.1 to 0.2 ms.
-        for late in [there - delay, back - delay, rtt - 2 * delay] {
-            assert!(late < ms(3), "{late:?}");
+        // Whatever else the machine does, one of twenty packets finds it idle.
+        for (best, _) in [there, back] {
+            assert!(best < Duration::from_micros(200), "{best:?}");
         }
     }
 
