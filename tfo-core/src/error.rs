@@ -7,16 +7,24 @@ use std::net::SocketAddr;
 pub struct Error {
     call: &'static str,
     address: Option<SocketAddr>,
+    is_unsupported: bool,
     source: io::Error,
 }
 
 impl Error {
-    pub(crate) fn new(call: &'static str, source: io::Error) -> Self {
-        Self { call, address: None, source }
+    /// `unsupported`: the codes by which this very call says that there is no TCP Fast Open. The same
+    /// code from another call means something else: `EPIPE` from a send says that the peer has gone.
+    pub(crate) fn new(call: &'static str, source: io::Error, unsupported: &[i32]) -> Self {
+        let is_unsupported = match source.raw_os_error() {
+            Some(code) => unsupported.contains(&code),
+            // The twin for other systems has no codes.
+            None => source.kind() == io::ErrorKind::Unsupported,
+        };
+        Self { call, address: None, is_unsupported, source }
     }
 
-    pub(crate) fn to(call: &'static str, address: &SocketAddr, source: io::Error) -> Self {
-        Self { call, address: Some(*address), source }
+    pub(crate) fn to(self, address: &SocketAddr) -> Self {
+        Self { address: Some(*address), ..self }
     }
 
     /// The call and the option or flag that it was about, as the man pages spell them.
@@ -44,20 +52,39 @@ impl Error {
         self.source
     }
 
-    /// Whether TCP Fast Open is not to be had here: not this system, not this kernel, or switched
-    /// off. An ordinary connection is the right answer; nothing has been sent.
+    /// Whether what the call is about is not to be had here: not on this system, not on this kernel, not
+    /// on this kind of socket, or switched off. An ordinary connection is the right answer; the call has
+    /// sent nothing.
     ///
-    /// Kernels say it in several ways: `ENOPROTOOPT` (option unknown), `EOPNOTSUPP` (the sysctl's
-    /// bit is off), `EPIPE` (`MSG_FASTOPEN` unknown, Linux before 3.6), `EPERM` (a filter) and
-    /// `EINVAL` (option known by another meaning).
+    /// Which errors say so depends on the call:
+    ///
+    /// | call | codes |
+    /// |---|---|
+    /// | the options, `TCP_INFO` | `ENOPROTOOPT` (unknown), `EOPNOTSUPP` (off, or not TCP), `EPERM` (a filter), `EINVAL` (known by another meaning, or the socket is past it) |
+    /// | [`send_syn`](crate::send_syn) | `EOPNOTSUPP` (off), `EPIPE` (`MSG_FASTOPEN` unknown, Linux before 3.6), `ENOPROTOOPT`, `EPERM` (a filter) |
+    /// | [`send`](crate::send), [`send_empty_syn`](crate::send_empty_syn) | `EOPNOTSUPP` (off since `connect` was deferred) |
+    /// | [`connect`](crate::connect), [`peek`](crate::peek) | none |
+    ///
+    /// Where the system is not Linux, every call that would be Linux's own says so.
     pub fn is_unsupported(&self) -> bool {
-        is_unsupported(&self.source)
+        self.is_unsupported
     }
-}
 
-pub(crate) fn is_unsupported(error: &io::Error) -> bool {
-    error.kind() == io::ErrorKind::Unsupported
-        || error.raw_os_error().is_some_and(|code| crate::sys::UNSUPPORTED.contains(&code))
+    /// What to say of an unsupported call.
+    fn advice(&self) -> &'static str {
+        // `EOPNOTSUPP`, of the calls that the sysctl can switch off.
+        let off = self.source.raw_os_error().is_some() && self.kind() == io::ErrorKind::Unsupported;
+        match self.call {
+            "setsockopt TCP_FASTOPEN_CONNECT" | "sendmsg MSG_FASTOPEN" | "sendmsg" | "send" if off => {
+                "TCP Fast Open is not available here, use an ordinary connection \
+                 (sysctl net.ipv4.tcp_fastopen: bit 1 is for clients; only TCP sockets have it)"
+            }
+            call if call.contains("sockopt") => {
+                "this system or kernel, or a socket of this kind, has no such option"
+            }
+            _ => "TCP Fast Open is not available here, use an ordinary connection",
+        }
+    }
 }
 
 impl fmt::Display for Error {
@@ -66,11 +93,8 @@ impl fmt::Display for Error {
         if let Some(address) = self.address {
             write!(f, " for {address}")?;
         }
-        if self.is_unsupported() {
-            f.write_str(
-                ": TCP Fast Open is not available here, use an ordinary connection \
-                 (sysctl net.ipv4.tcp_fastopen: bit 1 for clients, bit 2 for servers)",
-            )?;
+        if self.is_unsupported {
+            write!(f, ": {}", self.advice())?;
         }
         Ok(())
     }
@@ -98,24 +122,46 @@ mod tests {
     #[test]
     fn says_what_failed_where_and_what_to_do() {
         let address = "192.0.2.1:80".parse().unwrap();
-        let error = Error::to("sendmsg MSG_FASTOPEN", &address, io::ErrorKind::Unsupported.into());
+        let source = io::ErrorKind::Unsupported.into();
+        let error = Error::new("sendmsg MSG_FASTOPEN", source, &[]).to(&address);
         let text = error.to_string();
         assert!(text.starts_with("sendmsg MSG_FASTOPEN failed for 192.0.2.1:80"), "{text}");
-        assert!(text.contains("net.ipv4.tcp_fastopen"), "{text}");
+        assert!(text.ends_with("use an ordinary connection"), "no sysctl changes another system: {text}");
         assert!(error.is_unsupported());
         assert!(error.source().is_some());
         assert_eq!(io::Error::from(error).kind(), io::ErrorKind::Unsupported);
     }
 
+    /// Each call that there is, each code that there is.
     #[test]
-    fn every_spelling_of_unsupported_counts_and_nothing_else() {
-        for code in crate::sys::UNSUPPORTED {
-            assert!(Error::new("x", io::Error::from_raw_os_error(*code)).is_unsupported(), "{code}");
+    #[cfg(all(target_os = "linux", not(tfo_fallback)))]
+    fn a_code_counts_from_the_calls_that_mean_it_and_from_no_other() {
+        use libc::{EINVAL, ENOPROTOOPT, EOPNOTSUPP, EPERM, EPIPE};
+
+        use crate::sys;
+        for (call, list, expected) in [
+            (
+                "setsockopt TCP_FASTOPEN_CONNECT",
+                sys::OPTION_UNSUPPORTED,
+                &[ENOPROTOOPT, EOPNOTSUPP, EPERM, EINVAL][..],
+            ),
+            ("sendmsg MSG_FASTOPEN", sys::SYN_UNSUPPORTED, &[ENOPROTOOPT, EOPNOTSUPP, EPERM, EPIPE]),
+            ("sendmsg", sys::SEND_UNSUPPORTED, &[EOPNOTSUPP]),
+            ("recv MSG_PEEK", &[], &[]),
+        ] {
+            for code in 1..200 {
+                let error = Error::new(call, io::Error::from_raw_os_error(code), list);
+                assert_eq!(error.is_unsupported(), expected.contains(&code), "{call}: {code}");
+                let text = error.to_string();
+                assert_eq!(text == format!("{call} failed"), !error.is_unsupported(), "{text}");
+                let off = error.is_unsupported() && code == EOPNOTSUPP;
+                assert_eq!(text.contains("sysctl"), off, "{text}");
+            }
         }
-        for kind in [io::ErrorKind::ConnectionRefused, io::ErrorKind::WouldBlock, io::ErrorKind::TimedOut] {
-            let error = Error::new("x", kind.into());
-            assert!(!error.is_unsupported());
-            assert_eq!(error.to_string(), "x failed");
+        for call in ["getsockopt TCP_INFO", "setsockopt TCP_FASTOPEN"] {
+            let text = Error::new(call, io::Error::from_raw_os_error(EOPNOTSUPP), sys::OPTION_UNSUPPORTED)
+                .to_string();
+            assert!(text.contains("a socket of this kind") && !text.contains("sysctl"), "{text}");
         }
     }
 }

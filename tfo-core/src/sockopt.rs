@@ -70,7 +70,7 @@ pub fn set_fastopen_no_cookie(socket: &impl AsSocket, on: bool) -> Result<(), Er
 pub fn fastopen_key(listener: &impl AsSocket) -> Result<Option<(CookieKey, Option<CookieKey>)>, Error> {
     let mut bytes = Zeroizing::new([0_u8; 2 * CookieKey::LENGTH]);
     let length = sys::getsockopt(listener, TcpOption::FastOpenKey, &mut *bytes)
-        .map_err(|error| Error::new("getsockopt TCP_FASTOPEN_KEY", error))?;
+        .map_err(|error| Error::new("getsockopt TCP_FASTOPEN_KEY", error, sys::OPTION_UNSUPPORTED))?;
     let (primary, backup) = bytes.split_at(CookieKey::LENGTH);
     let key = |bytes: &[u8]| bytes.try_into().ok().map(CookieKey);
     Ok(match length {
@@ -96,7 +96,7 @@ pub fn set_fastopen_key(
         bytes[CookieKey::LENGTH..].copy_from_slice(&backup.0);
     }
     sys::setsockopt(listener, TcpOption::FastOpenKey, &bytes[..length])
-        .map_err(|error| Error::new("setsockopt TCP_FASTOPEN_KEY", error))
+        .map_err(|error| Error::new("setsockopt TCP_FASTOPEN_KEY", error, sys::OPTION_UNSUPPORTED))
 }
 
 /// A key from which a listener makes cookies (RFC 7413 section 4.1.2). Never printed; its memory is
@@ -135,14 +135,16 @@ impl fmt::Debug for CookieKey {
 
 fn get_int(socket: &impl AsSocket, option: TcpOption, call: &'static str) -> Result<u32, Error> {
     let mut bytes = [0_u8; 4];
-    sys::getsockopt(socket, option, &mut bytes).map_err(|error| Error::new(call, error))?;
+    sys::getsockopt(socket, option, &mut bytes)
+        .map_err(|error| Error::new(call, error, sys::OPTION_UNSUPPORTED))?;
     Ok(u32::from_ne_bytes(bytes))
 }
 
 fn set_int(socket: &impl AsSocket, option: TcpOption, value: u32, call: &'static str) -> Result<(), Error> {
     // The kernel reads a signed int, and refuses a negative one as invalid.
     let value = i32::try_from(value).unwrap_or(i32::MAX);
-    sys::setsockopt(socket, option, &value.to_ne_bytes()).map_err(|error| Error::new(call, error))
+    sys::setsockopt(socket, option, &value.to_ne_bytes())
+        .map_err(|error| Error::new(call, error, sys::OPTION_UNSUPPORTED))
 }
 
 #[cfg(test)]

@@ -10,20 +10,23 @@ use crate::sys::{self, AsSocket};
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum SynSend {
-    /// A cookie is cached: so many leading bytes went out in the SYN, or, on a socket that is
-    /// connected already, were sent as any data. The rest can be sent when the handshake is over
-    /// (until then [`send`] says `WouldBlock`).
+    /// A cookie is cached: so many leading bytes went out in the SYN. The rest can be sent when the
+    /// handshake is over (until then [`send`] says `WouldBlock`).
     Data(usize),
-    /// No cookie is cached: none of the bytes was taken. An ordinary handshake is under way; its
-    /// SYN asks for a cookie. Wait until the socket is writable, then [`send`].
+    /// No byte was taken, because no cookie is cached, or there was no byte: an ordinary handshake is
+    /// under way. Its SYN asks for a cookie, or, with no data where one is cached, brings it. Wait until
+    /// the socket is writable, then [`send`].
     NoCookie,
 }
 
 /// `sendmsg(MSG_FASTOPEN)` on an unconnected socket: connects, and sends the first bytes of `data`
 /// in the SYN if a cookie for the address is cached. Never blocks, never raises SIGPIPE.
 ///
+/// For TCP sockets only: to others the flag means nothing, and a UDP socket sends a datagram.
+///
 /// All slices together are one first flight. At most one segment less 40 bytes fits: at MTU 1500
 /// 1,420 bytes on IPv4 and 1,400 on IPv6 (RFC 7413 section 4.1.3 and Linux's reserve for options).
+/// The kernel takes 1,024 slices at a time; further ones count as not taken.
 ///
 /// That bytes were taken is no evidence that the peer took them: ask
 /// [`TcpInfo::syn_data`](crate::TcpInfo::syn_data) when the handshake is over. What goes in the SYN
@@ -34,18 +37,20 @@ pub enum SynSend {
 ///
 /// [`Error::is_unsupported`] where there is no TCP Fast Open: nothing was sent, and the same socket
 /// can be connected in the ordinary way. Everything else is as from `connect(2)`: with
-/// `ENETUNREACH` and its like the socket can be used again. A refused connection shows at the next
+/// `ENETUNREACH` and its like the socket can be used again; a socket
+/// that is connected already is refused with `EISCONN`. A refused connection shows at the next
 /// read, not here.
 pub fn send_syn(socket: &impl AsSocket, to: &SocketAddr, data: &[IoSlice<'_>]) -> Result<SynSend, Error> {
     const CALL: &str = "sendmsg MSG_FASTOPEN";
     let Some(flags) = sys::SYN_FLAGS else {
-        return Err(Error::to(CALL, to, io::ErrorKind::Unsupported.into()));
+        return Err(Error::new(CALL, io::ErrorKind::Unsupported.into(), sys::SYN_UNSUPPORTED).to(to));
     };
+    let data = &data[..data.len().min(sys::MAX_SLICES)];
     let result = SockRef::from(socket).send_to_vectored_with_flags(data, &SockAddr::from(*to), flags);
     match result {
         Ok(bytes) => Ok(SynSend::Data(bytes)),
         Err(error) if sys::is_in_progress(&error) => Ok(SynSend::NoCookie),
-        Err(error) => Err(Error::to(CALL, to, error)),
+        Err(error) => Err(Error::new(CALL, error, sys::SYN_UNSUPPORTED).to(to)),
     }
 }
 
@@ -55,7 +60,8 @@ pub fn send_syn(socket: &impl AsSocket, to: &SocketAddr, data: &[IoSlice<'_>]) -
 pub enum Connect {
     /// `connect` answered 0 at once. With `TCP_FASTOPEN_CONNECT` that is a *deferred connect*: a
     /// cookie is cached, nothing has been sent, and the first write goes in the SYN. It proves
-    /// nothing about the peer.
+    /// nothing about the peer. (Without the option 0 is the answer of a socket that blocks, when the
+    /// handshake is over: see [`connect`].)
     Deferred,
     /// A handshake is under way: wait until the socket is writable, then look at its error.
     InProgress,
@@ -63,6 +69,9 @@ pub enum Connect {
 
 /// `connect` on a socket that does not block, with or without
 /// [`TCP_FASTOPEN_CONNECT`](crate::sockopt::set_fastopen_connect).
+///
+/// On a socket that blocks it waits for the handshake, if there is no cookie, and answers
+/// [`Connect::Deferred`] in both cases: they cannot be told apart.
 ///
 /// # Errors
 ///
@@ -72,7 +81,7 @@ pub fn connect(socket: &impl AsSocket, to: &SocketAddr) -> Result<Connect, Error
     match SockRef::from(socket).connect(&SockAddr::from(*to)) {
         Ok(()) => Ok(Connect::Deferred),
         Err(error) if sys::is_in_progress(&error) => Ok(Connect::InProgress),
-        Err(error) => Err(Error::to("connect", to, error)),
+        Err(error) => Err(Error::new("connect", error, &[]).to(to)),
     }
 }
 
@@ -86,13 +95,13 @@ pub fn send_empty_syn(socket: &impl AsSocket) -> Result<(), Error> {
     match SockRef::from(socket).send_with_flags(&[], sys::SEND_FLAGS) {
         Ok(_) => Ok(()),
         Err(error) if sys::is_in_progress(&error) => Ok(()),
-        Err(error) => Err(Error::new("send", error)),
+        Err(error) => Err(Error::new("send", error, sys::SEND_UNSUPPORTED)),
     }
 }
 
 /// `sendmsg` on a socket that is connected, or whose `connect` was deferred by
 /// [`TCP_FASTOPEN_CONNECT`](crate::sockopt::set_fastopen_connect). Never blocks, never raises
-/// SIGPIPE.
+/// SIGPIPE. The kernel takes 1,024 slices at a time; further ones count as not taken.
 ///
 /// # Errors
 ///
@@ -101,9 +110,11 @@ pub fn send_empty_syn(socket: &impl AsSocket) -> Result<(), Error> {
 /// byte was taken, an ordinary handshake is under way; this function then says `WouldBlock`, so
 /// that waiting for writability and sending again is right in both cases.
 pub fn send(socket: &impl AsSocket, data: &[IoSlice<'_>]) -> Result<usize, Error> {
+    let data = &data[..data.len().min(sys::MAX_SLICES)];
     SockRef::from(socket).send_vectored_with_flags(data, sys::SEND_FLAGS).map_err(|error| {
         let in_progress = sys::is_in_progress(&error);
-        Error::new("sendmsg", if in_progress { io::ErrorKind::WouldBlock.into() } else { error })
+        let error = if in_progress { io::ErrorKind::WouldBlock.into() } else { error };
+        Error::new("sendmsg", error, sys::SEND_UNSUPPORTED)
     })
 }
 
@@ -117,5 +128,5 @@ pub fn send(socket: &impl AsSocket, data: &[IoSlice<'_>]) -> Result<usize, Error
 ///
 /// As `recv(2)`; `WouldBlock` when nothing is readable.
 pub fn peek(socket: &impl AsSocket, buffer: &mut [u8]) -> Result<usize, Error> {
-    sys::peek(socket, buffer).map_err(|error| Error::new("recv MSG_PEEK", error))
+    sys::peek(socket, buffer).map_err(|error| Error::new("recv MSG_PEEK", error, &[]))
 }

@@ -27,7 +27,7 @@ impl TcpInfo {
     pub fn read(socket: &impl AsSocket) -> Result<Self, Error> {
         let mut bytes = [0; Self::KNOWN];
         let length = sys::getsockopt(socket, TcpOption::Info, &mut bytes)
-            .map_err(|error| Error::new("getsockopt TCP_INFO", error))?;
+            .map_err(|error| Error::new("getsockopt TCP_INFO", error, sys::OPTION_UNSUPPORTED))?;
         Ok(Self { bytes, length })
     }
 
@@ -106,9 +106,10 @@ impl TcpInfo {
         self.u32(72).map(micros)
     }
 
-    /// The least round-trip time seen. Linux 4.6. `None` before there is a sample.
+    /// The least round-trip time seen. Linux 4.6. `None` before there is a sample, and of a listener.
     pub fn min_rtt(&self) -> Option<Duration> {
-        self.u32(148).filter(|micros| *micros != u32::MAX).map(micros)
+        // A connection without a sample has the largest number there, a listener 0.
+        self.u32(148).filter(|micros| ![0, u32::MAX].contains(micros)).map(micros)
     }
 
     /// The retransmission timeout.

@@ -4,11 +4,11 @@
 #![expect(clippy::unwrap_used, reason = "helpers of tests")]
 
 use std::io::{self, IoSlice};
-use std::net::{Ipv4Addr, TcpListener, TcpStream};
+use std::net::{Ipv4Addr, TcpListener, TcpStream, UdpSocket};
 
 use socket2::{Domain, Socket, Type};
 use tfo_core::sockopt::{self, CookieKey};
-use tfo_core::{SynSend, TcpInfo, TcpState, peek, send, send_syn};
+use tfo_core::{Connect, SynSend, TcpInfo, TcpState, connect, peek, send, send_empty_syn, send_syn};
 
 fn socket() -> Socket {
     Socket::new(Domain::IPV4, Type::STREAM, None).unwrap()
@@ -57,12 +57,52 @@ fn switches() {
 }
 
 #[test]
-fn options_are_refused_on_what_is_not_tcp() {
-    let (pair, _other) = std::os::unix::net::UnixStream::pair().unwrap();
-    let error = sockopt::set_fastopen(&pair, 1).unwrap_err();
-    assert_eq!(error.call(), "setsockopt TCP_FASTOPEN");
-    assert!(error.is_unsupported(), "{error}: {}", error.io_error());
-    assert!(TcpInfo::read(&pair).unwrap_err().is_unsupported());
+fn options_are_refused_on_what_is_not_tcp_and_no_sysctl_is_blamed() {
+    let (unix, _other) = std::os::unix::net::UnixStream::pair().unwrap();
+    let udp = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+    let errors = [
+        sockopt::set_fastopen(&unix, 1).unwrap_err(),
+        sockopt::set_fastopen(&udp, 1).unwrap_err(),
+        TcpInfo::read(&unix).unwrap_err(),
+        TcpInfo::read(&udp).unwrap_err(),
+    ];
+    assert_eq!(errors[0].call(), "setsockopt TCP_FASTOPEN");
+    for error in errors {
+        assert!(error.is_unsupported(), "{error}: {}", error.io_error());
+        let text = error.to_string();
+        assert!(text.contains("a socket of this kind") && !text.contains("sysctl"), "{text}");
+    }
+}
+
+/// Whoever takes these for "nothing has been sent" sends twice.
+#[test]
+fn a_peer_that_has_gone_is_not_taken_for_missing_fast_open() {
+    let listener = listener();
+    let client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+    drop(listener.accept().unwrap());
+    let error = (0..100_000).find_map(|_| send(&client, &[IoSlice::new(b"x")]).err()).unwrap();
+    let next = send(&client, &[IoSlice::new(b"x")]).unwrap_err();
+    assert_eq!(next.kind(), io::ErrorKind::BrokenPipe);
+    let empty = send_empty_syn(&client).map_err(|error| error.is_unsupported());
+    assert_ne!(empty, Err(true));
+    for error in [error, next] {
+        assert!(!error.is_unsupported(), "{error}: {}", error.io_error());
+        assert_eq!(error.to_string(), "sendmsg failed");
+    }
+}
+
+#[test]
+fn an_address_of_the_other_family_is_not_taken_for_missing_fast_open() {
+    let socket = Socket::new(Domain::IPV6, Type::STREAM, None).unwrap();
+    let address = (Ipv4Addr::LOCALHOST, 9).into();
+    let errors = [
+        connect(&socket, &address).unwrap_err(),
+        send_syn(&socket, &address, &[IoSlice::new(b"x")]).unwrap_err(),
+    ];
+    let off = std::fs::read_to_string("/proc/sys/net/ipv4/tcp_fastopen").unwrap().trim() == "0";
+    for error in &errors[..if off { 1 } else { 2 }] {
+        assert!(!error.is_unsupported(), "{error}: {}", error.io_error());
+    }
 }
 
 #[test]
@@ -105,6 +145,36 @@ fn a_send_takes_all_slices_and_never_raises_a_signal() {
     let full = TcpStream::connect(idle.local_addr().unwrap()).unwrap();
     let error = (0..100_000).find_map(|_| send(&full, &[IoSlice::new(&[0; 65_536])]).err()).unwrap();
     assert_eq!(error.kind(), io::ErrorKind::WouldBlock, "{error}: it never blocks");
+}
+
+#[test]
+fn of_too_many_slices_the_first_are_taken() {
+    let listener = listener();
+    let address = listener.local_addr().unwrap();
+    let slices = [IoSlice::new(b"x"); 1025];
+    let client = TcpStream::connect(address).unwrap();
+    assert_eq!(send(&client, &slices).unwrap(), 1024);
+    // Taken or not, it is no error of the caller's.
+    match send_syn(&socket(), &address, &slices) {
+        Ok(SynSend::Data(1024) | SynSend::NoCookie) => {}
+        other => assert!(other.as_ref().is_err_and(tfo_core::Error::is_unsupported), "{other:?}"),
+    }
+}
+
+#[test]
+fn connected_already_it_is_refused_and_a_blocking_connect_waits() {
+    let listener = listener();
+    let address = listener.local_addr().unwrap();
+    let client = socket();
+    assert_eq!(connect(&client, &address).unwrap(), Connect::Deferred);
+    assert_eq!(TcpInfo::read(&client).unwrap().state(), Some(TcpState::Established));
+    let error = send_syn(&client, &address, &[IoSlice::new(b"hello")]).unwrap_err();
+    let text = std::fs::read_to_string("/proc/sys/net/ipv4/tcp_fastopen").unwrap();
+    let off = text.trim() == "0";
+    assert_eq!(
+        (error.io_error().raw_os_error(), error.is_unsupported()),
+        (Some(if off { libc::EOPNOTSUPP } else { libc::EISCONN }), off)
+    );
 }
 
 #[test]

@@ -7,7 +7,6 @@
 
 #![expect(clippy::unwrap_used, reason = "helpers of tests")]
 
-use std::mem::offset_of;
 use std::time::Duration;
 
 use proptest::prelude::*;
@@ -84,50 +83,125 @@ fn a_failure_is_told_even_where_its_absence_is_not() {
     }
 }
 
-/// The C library's own structure, where it has one, agrees on every offset.
-#[cfg(all(target_os = "linux", target_env = "gnu"))]
+/// The kernel's structure (`linux/tcp.h`): every field that there is a getter for, where it is and how
+/// wide. Each getter shows its own field and no other, and nothing of a field that was cut.
 #[test]
-fn offsets_are_those_of_the_c_header() {
-    use libc::tcp_info as c;
-    let at = |offset: usize, width: usize| {
-        let mut bytes = [0_u8; 280];
-        bytes[offset] = 5;
-        (TcpInfo::from_bytes(&bytes[..offset + width]), TcpInfo::from_bytes(&bytes[..offset + width - 1]))
+fn every_getter_reads_its_field() {
+    type Getter = fn(&TcpInfo) -> Option<u64>;
+    let fields: &[(&str, usize, usize, Getter)] = &[
+        ("state", 0, 1, |info| info.state().map(number)),
+        ("retransmits", 2, 1, |info| info.retransmits().map(u64::from)),
+        ("options", 5, 1, |info| info.options().map(|options| options.bits().into())),
+        ("rto", 8, 4, |info| info.rto().map(micros)),
+        ("snd_mss", 16, 4, |info| info.snd_mss().map(u64::from)),
+        ("unacked", 24, 4, |info| info.unacked().map(u64::from)),
+        ("pmtu", 60, 4, |info| info.pmtu().map(u64::from)),
+        ("rtt", 68, 4, |info| info.rtt().map(micros)),
+        ("rttvar", 72, 4, |info| info.rtt_var().map(micros)),
+        ("snd_cwnd", 80, 4, |info| info.snd_cwnd().map(u64::from)),
+        ("advmss", 84, 4, |info| info.advmss().map(u64::from)),
+        ("total_retrans", 100, 4, |info| info.total_retrans().map(u64::from)),
+        ("bytes_acked", 120, 8, TcpInfo::bytes_acked),
+        ("bytes_received", 128, 8, TcpInfo::bytes_received),
+        ("segs_out", 136, 4, |info| info.segs_out().map(u64::from)),
+        ("segs_in", 140, 4, |info| info.segs_in().map(u64::from)),
+        ("notsent_bytes", 144, 4, |info| info.notsent_bytes().map(u64::from)),
+        ("min_rtt", 148, 4, |info| info.min_rtt().map(micros)),
+        ("data_segs_in", 152, 4, |info| info.data_segs_in().map(u64::from)),
+        ("data_segs_out", 156, 4, |info| info.data_segs_out().map(u64::from)),
+        ("bytes_sent", 200, 8, TcpInfo::bytes_sent),
+        ("bytes_retrans", 208, 8, TcpInfo::bytes_retrans),
+        ("snd_wnd", 228, 4, |info| info.snd_wnd().map(u64::from)),
+        ("rcv_wnd", 232, 4, |info| info.rcv_wnd().map(u64::from)),
+        ("total_rto", 240, 2, |info| info.total_rto().map(u64::from)),
+    ];
+    // Every field has a number of its own.
+    let mut bytes = [0xa5_u8; TcpInfo::KNOWN];
+    let value = |at: usize, width: usize| match width {
+        1 => at as u64 + 3,
+        _ => 1000 + at as u64,
     };
-    macro_rules! agree {
-        ($($field:ident, $width:literal, $getter:ident, $value:expr;)*) => {$(
-            let (whole, cut) = at(offset_of!(c, $field), $width);
-            assert_eq!(whole.$getter(), Some($value), stringify!($field));
-            assert_eq!(cut.$getter(), None, stringify!($field));
-        )*};
+    for (_, at, width, _) in fields {
+        let all = value(*at, *width).to_le_bytes();
+        bytes[*at..at + width].copy_from_slice(&all[..*width]);
+        if cfg!(target_endian = "big") {
+            bytes[*at..at + width].reverse();
+        }
     }
-    let micros = Duration::from_micros;
-    agree! {
-        tcpi_retransmits, 1, retransmits, 5;
-        tcpi_rto, 4, rto, micros(5);
-        tcpi_snd_mss, 4, snd_mss, 5;
-        tcpi_unacked, 4, unacked, 5;
-        tcpi_pmtu, 4, pmtu, 5;
-        tcpi_rtt, 4, rtt, micros(5);
-        tcpi_snd_cwnd, 4, snd_cwnd, 5;
-        tcpi_advmss, 4, advmss, 5;
-        tcpi_total_retrans, 4, total_retrans, 5;
-        tcpi_bytes_acked, 8, bytes_acked, 5;
-        tcpi_bytes_received, 8, bytes_received, 5;
-        tcpi_segs_out, 4, segs_out, 5;
-        tcpi_segs_in, 4, segs_in, 5;
-        tcpi_notsent_bytes, 4, notsent_bytes, 5;
-        tcpi_min_rtt, 4, min_rtt, micros(5);
-        tcpi_data_segs_in, 4, data_segs_in, 5;
-        tcpi_data_segs_out, 4, data_segs_out, 5;
-        tcpi_bytes_sent, 8, bytes_sent, 5;
-        tcpi_bytes_retrans, 8, bytes_retrans, 5;
-        tcpi_snd_wnd, 4, snd_wnd, 5;
-        tcpi_rcv_wnd, 4, rcv_wnd, 5;
-        tcpi_total_rto, 2, total_rto, 5;
+    for (name, at, width, get) in fields {
+        assert_eq!(get(&TcpInfo::from_bytes(&bytes)), Some(value(*at, *width)), "{name}");
+        assert_eq!(get(&TcpInfo::from_bytes(&bytes[..at + width])), Some(value(*at, *width)), "{name}");
+        assert_eq!(get(&TcpInfo::from_bytes(&bytes[..at + width - 1])), None, "{name}");
     }
-    assert_eq!(offset_of!(c, tcpi_state), 0);
-    assert_eq!(offset_of!(c, tcpi_options), 5);
+    // The C library's own structure, where it has one, agrees.
+    #[cfg(all(target_os = "linux", target_env = "gnu"))]
+    for (name, at) in c_offsets() {
+        let here = fields.iter().find(|field| field.0 == name).map(|field| field.1);
+        assert_eq!(here, Some(at), "{name}");
+    }
+}
+
+fn micros(duration: Duration) -> u64 {
+    u64::try_from(duration.as_micros()).unwrap()
+}
+
+/// A state's number, as `tcp_states.h` has it.
+fn number(state: TcpState) -> u64 {
+    let known = STATES.iter().position(|known| *known == state).map(|at| at as u64 + 1);
+    known.unwrap_or_else(|| if let TcpState::Other(number) = state { number.into() } else { 0 })
+}
+
+/// `tcp_states.h`, from 1 on.
+const STATES: [TcpState; 11] = [
+    TcpState::Established,
+    TcpState::SynSent,
+    TcpState::SynRecv,
+    TcpState::FinWait1,
+    TcpState::FinWait2,
+    TcpState::TimeWait,
+    TcpState::Close,
+    TcpState::CloseWait,
+    TcpState::LastAck,
+    TcpState::Listen,
+    TcpState::Closing,
+];
+
+#[test]
+fn every_state_has_its_number() {
+    for byte in 0..=u8::MAX {
+        let expected = usize::from(byte).checked_sub(1).and_then(|at| STATES.get(at).copied());
+        let state = TcpInfo::from_bytes(&[byte]).state();
+        assert_eq!(state, Some(expected.unwrap_or(TcpState::Other(byte))), "{byte}");
+    }
+}
+
+#[cfg(all(target_os = "linux", target_env = "gnu"))]
+fn c_offsets() -> impl Iterator<Item = (&'static str, usize)> {
+    macro_rules! offsets {
+        ($($name:literal $field:ident,)*) => {
+            [$(($name, std::mem::offset_of!(libc::tcp_info, $field))),*].into_iter()
+        };
+    }
+    offsets! {
+        "state" tcpi_state, "retransmits" tcpi_retransmits, "options" tcpi_options, "rto" tcpi_rto,
+        "snd_mss" tcpi_snd_mss, "unacked" tcpi_unacked, "pmtu" tcpi_pmtu, "rtt" tcpi_rtt, "rttvar" tcpi_rttvar,
+        "snd_cwnd" tcpi_snd_cwnd, "advmss" tcpi_advmss, "total_retrans" tcpi_total_retrans,
+        "bytes_acked" tcpi_bytes_acked, "bytes_received" tcpi_bytes_received, "segs_out" tcpi_segs_out,
+        "segs_in" tcpi_segs_in, "notsent_bytes" tcpi_notsent_bytes, "min_rtt" tcpi_min_rtt,
+        "data_segs_in" tcpi_data_segs_in, "data_segs_out" tcpi_data_segs_out, "bytes_sent" tcpi_bytes_sent,
+        "bytes_retrans" tcpi_bytes_retrans, "snd_wnd" tcpi_snd_wnd, "rcv_wnd" tcpi_rcv_wnd,
+        "total_rto" tcpi_total_rto,
+    }
+}
+
+/// Of a socket that is not connected the kernel says 0 and means nothing.
+#[test]
+#[cfg(all(target_os = "linux", not(tfo_fallback)))]
+fn a_listener_has_no_round_trip_time() {
+    let listener = std::net::TcpListener::bind((std::net::Ipv4Addr::LOCALHOST, 0)).unwrap();
+    let info = TcpInfo::read(&listener).unwrap();
+    assert_eq!(info.state(), Some(TcpState::Listen));
+    assert_eq!((info.rtt(), info.rtt_var(), info.min_rtt()), (None, None, None));
 }
 
 #[test]

@@ -116,7 +116,7 @@ impl LabBuilder {
             self.hosts = vec!["client".to_owned(), "server".to_owned()];
         }
         self.check()?;
-        let tap = Tap::new(self.tap_limit);
+        let tap = Tap::new(self.tap_limit, self.hosts.clone());
         let (hosts, tuns): (Vec<_>, Vec<_>) = self.make_hosts()?.into_iter().unzip();
         let settings = self.settings(&hosts)?;
         let wire = Wire::start(hosts.iter().map(Host::shared_name).collect(), tuns, settings, tap)?;
@@ -136,6 +136,10 @@ impl LabBuilder {
         for (at, name) in self.hosts.iter().enumerate() {
             if self.hosts[..at].contains(name) {
                 return Err(LabError::argument(format!("two hosts are named {name:?}")));
+            }
+            // Threads are named after hosts.
+            if name.contains('\0') {
+                return Err(LabError::argument(format!("the name {name:?} has a NUL in it")));
             }
         }
         for (.., loss) in &self.losses {

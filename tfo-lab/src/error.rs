@@ -3,12 +3,15 @@
 use std::error::Error;
 use std::fmt;
 use std::io;
+use std::iter;
+
+/// Linux's number, on all architectures: a device rule. File permissions are `EACCES`.
+const EPERM: i32 = 1;
 
 /// Why a lab, or something in it, could not be made.
 ///
 /// `Display` says what failed, and what to do about it. The system's own error is the
-/// [`source`](Error::source).
-#[derive(Debug)]
+/// [`source`](Error::source). `Debug` is both, because that is what a `main` prints that returns an error.
 #[non_exhaustive]
 pub enum LabError {
     /// The lab is made of Linux network namespaces; this is another system.
@@ -35,7 +38,7 @@ pub enum LabError {
     },
     /// There is no `/dev/net/tun`.
     NoTunDevice,
-    /// `/dev/net/tun` cannot be opened by this user.
+    /// `/dev/net/tun` cannot be opened: by this user, or in this container.
     TunDenied {
         /// What the kernel answered.
         source: io::Error,
@@ -101,6 +104,10 @@ impl fmt::Display for LabError {
             Self::NoTunDevice => f.write_str(
                 "there is no /dev/net/tun: run `sudo modprobe tun`; in a container add `--device /dev/net/tun`",
             ),
+            Self::TunDenied { source } if source.raw_os_error() == Some(EPERM) => f.write_str(
+                "/dev/net/tun is forbidden by the device rules of this container: run it with \
+                 `--device /dev/net/tun`",
+            ),
             Self::TunDenied { .. } => f.write_str(
                 "/dev/net/tun is closed to this user: run `sudo chmod 666 /dev/net/tun`, or run as root",
             ),
@@ -123,6 +130,14 @@ impl fmt::Display for LabError {
     }
 }
 
+/// Not the variant: whoever sees this may not know the source, and wants to know what to do.
+impl fmt::Debug for LabError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{self}")?;
+        iter::successors(self.source(), |&cause| cause.source()).try_for_each(|cause| write!(f, " ({cause})"))
+    }
+}
+
 impl Error for LabError {
     fn source(&self) -> Option<&(dyn Error + 'static)> {
         match self {
@@ -134,5 +149,20 @@ impl Error for LabError {
             | Self::Setup { source, .. } => Some(source),
             Self::NotLinux | Self::Multithreaded { .. } | Self::NoTunDevice | Self::Argument { .. } => None,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_main_that_returns_it_prints_what_to_do_and_why() {
+        let denied = |code| LabError::TunDenied { source: io::Error::from_raw_os_error(code) };
+        let boxed: Box<dyn Error> = denied(13).into();
+        let text = format!("{boxed:?}");
+        assert!(text.contains("sudo chmod 666 /dev/net/tun") && text.contains("(os error 13)"), "{text}");
+        assert!(denied(EPERM).to_string().contains("--device /dev/net/tun"));
+        assert_eq!(format!("{:?}", LabError::NotLinux), LabError::NotLinux.to_string());
     }
 }

@@ -7,11 +7,9 @@
 //! use tfo_lab::syscalls;
 //!
 //! // in a test named `opening_a_file_costs_two_calls`
-//! let Some(trace) = syscalls::trace_test("opening_a_file_costs_two_calls", || {
+//! let trace = syscalls::trace_test("opening_a_file_costs_two_calls", || {
 //!     syscalls::section("open", || drop(std::fs::File::open("/dev/null")));
-//! }) else {
-//!     return; // no strace here: said on stderr
-//! };
+//! });
 //! assert_eq!(trace.section("open").unwrap().counts().to_string(), "close 1, openat 1");
 //! ```
 
@@ -20,6 +18,8 @@ use std::fmt;
 use std::io;
 use std::path::Path;
 use std::process::{Command, Stdio};
+
+use crate::test::skip;
 
 /// The environment variable that tells a program which of its tests is being traced.
 const TRACED: &str = "TFO_LAB_TRACED";
@@ -38,13 +38,12 @@ const MEMORY: [&str; 6] = ["brk", "madvise", "mmap", "mprotect", "mremap", "munm
 /// which ends behind it. Put [`section`] around what is to be counted, and everything that is not
 /// (the first use of a thread-local, a lookup, a warm-up) before it.
 ///
-/// `None` where there is no `strace`, or it may not trace: the reason goes to stderr.
+/// Where there is no `strace`, or it may not trace, the test is [skipped](crate::test::skip).
 ///
 /// # Panics
 ///
-/// If tracing is not possible and the environment has `TFO_LAB=require`; if the second process
-/// fails. This is a helper for tests: a panic is a failed test.
-pub fn trace_test(test: &str, work: impl FnOnce()) -> Option<Trace> {
+/// If the second process fails. This is a helper for tests: a panic is a failed test.
+pub fn trace_test(test: &str, work: impl FnOnce()) -> Trace {
     if std::env::var_os(TRACED).is_some_and(|traced| traced == test) {
         work();
         std::process::exit(0);
@@ -53,15 +52,9 @@ pub fn trace_test(test: &str, work: impl FnOnce()) -> Option<Trace> {
     let mut command = Command::new(program);
     command.args([test, "--exact", "--nocapture"]).env(TRACED, test);
     match trace(&command) {
-        Ok(trace) => Some(trace),
-        Err(error @ TraceError::Failed { .. }) => panic!("{error}"),
-        Err(error) if std::env::var_os("TFO_LAB").is_some_and(|value| value == "require") => {
-            panic!("{error} (TFO_LAB=require)")
-        }
-        Err(error) => {
-            eprintln!("SKIPPED {test}: {error}");
-            None
-        }
+        Ok(trace) => trace,
+        Err(error @ (TraceError::NoStrace | TraceError::NotPermitted { .. })) => skip(error.to_string()),
+        Err(error) => panic!("{error}: {error:?}"),
     }
 }
 

@@ -79,7 +79,7 @@ impl Link {
     }
 
     fn due(&mut self, now: Duration) -> Duration {
-        self.last_due = self.last_due.max(now + self.delay);
+        self.last_due = self.last_due.max(now.saturating_add(self.delay));
         self.last_due
     }
 }
@@ -316,7 +316,7 @@ impl Mover {
         let mut crossing = Crossing::new(packet);
         self.cross(&mut crossing);
         for Extra { packet, after } in crossing.extras {
-            self.send_extra(from, now + after, packet);
+            self.send_extra(from, now.saturating_add(after), packet);
         }
         let Some(mut packet) = crossing.packet else {
             self.shared.settings().stats.dropped += 1;
@@ -341,7 +341,7 @@ impl Mover {
         // A packet that was held back does not hold back those behind it.
         let due = match crossing.delay {
             Duration::ZERO => link.due(now),
-            delay => now + link.delay + delay,
+            delay => now.saturating_add(link.delay).saturating_add(delay),
         };
         drop(settings);
         self.launch(due, to, packet);
@@ -375,7 +375,7 @@ impl Mover {
         packet.way.from = None;
         packet.way.to = Some(self.shared.names[to].clone());
         packet.way.at = at;
-        let due = at + self.shared.settings().links[from][to].delay;
+        let due = at.saturating_add(self.shared.settings().links[from][to].delay);
         self.launch(due, to, packet);
     }
 
@@ -437,7 +437,7 @@ impl Crossing {
                 self.packet = Some(other);
             }
             Verdict::Forward(to) => self.to = Some(to),
-            Verdict::Delay(delay) => self.delay += delay,
+            Verdict::Delay(delay) => self.delay = self.delay.saturating_add(delay),
             Verdict::Also(verdict, extras) => {
                 self.extras.extend(extras);
                 self.apply(*verdict);

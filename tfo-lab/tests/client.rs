@@ -17,7 +17,7 @@ use hyper_util::rt::TokioExecutor;
 use support::flows;
 use support::http::{RUNTIMES, Runtime, Seen, Server, rode, run};
 use tfo_http::{ConnInfo, Reason, SynData, SynOutcome, TfoConnector};
-use tfo_lab::{Flow, Lab, lab_tests};
+use tfo_lab::{Flow, HoldProof, Lab, lab_tests};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tower_service::Service as _;
 
@@ -128,6 +128,7 @@ lab_tests! {
             for server_bits in 0..4 {
                 let builder = Lab::builder().rtt(Duration::from_millis(4));
                 let lab = builder.fastopen("client", client_bits).fastopen("server", server_bits).build().unwrap();
+                lab.middlebox(HoldProof::new());
                 let (client, host) = (lab.host("client"), lab.host("server"));
                 let server = Server::start(&host, host.addr(80));
                 let addr = host.addr(80);
@@ -177,6 +178,7 @@ enum Stack {
 /// Three visits, each on a connection of its own, and what all observers say.
 fn visits(v6: bool, runtime: Runtime, stack: Stack, syn_data: SynData) -> Vec<(ConnInfo, Seen, Flow)> {
     let lab = Lab::builder().rtt(RTT).build().unwrap();
+    lab.middlebox(HoldProof::new());
     let (client, host) = (lab.host("client"), lab.host("server"));
     let addr = if v6 { host.addr_v6(80) } else { host.addr(80) };
     let server = Server::start(&host, addr);

@@ -9,7 +9,9 @@ use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::time::Duration;
 
 use common::{ANSWER, PATIENCE, Server, request};
-use tfo_lab::{DropSynData, DuplicateSyn, Flow, Host, Lab, LabError, Packet, StripFastOpen, Verdict};
+use tfo_lab::{
+    DropSynData, DuplicateSyn, Flow, HoldProof, Host, Lab, LabError, Packet, StripFastOpen, Verdict,
+};
 
 fn ms(millis: u64) -> Duration {
     Duration::from_millis(millis)
@@ -34,6 +36,7 @@ fn flow(lab: &Lab, port: u16) -> Flow {
 tfo_lab::lab_tests! {
     fn without_any_the_second_request_rides() {
         let (lab, client, server) = lab();
+        lab.middlebox(HoldProof::new());
         for addr in both(&server) {
             let serving = Server::start(&server, addr);
             let first = request(&client, addr, b"first").unwrap();

@@ -13,15 +13,14 @@ use std::time::{Duration, Instant};
 
 use support::{Accepted, REQUEST, Until, flows, serve, visit};
 use tfo_core::SynSend;
-use tfo_lab::{Flow, Host, Lab, lab_tests};
+use tfo_lab::test::need;
+use tfo_lab::{Flow, HoldProof, Host, Lab, lab_tests};
 
 const RTT: Duration = Duration::from_millis(20);
 
 lab_tests! {
     fn curl_rides_to_us() {
-        if !there("curl") {
-            return;
-        }
+        need("curl");
         let with = clients(&["curl", "--silent", "--show-error", "--tcp-fastopen"]);
         assert_rode(&with, true);
         // The same program without the switch: the same questions are answered by no.
@@ -30,9 +29,7 @@ lab_tests! {
     }
 
     fn python_rides_to_us() {
-        if !there("/usr/bin/python3") {
-            return;
-        }
+        need("/usr/bin/python3");
         let script = "\
 import socket, sys, urllib.parse
 url = urllib.parse.urlsplit(sys.argv[1])
@@ -52,11 +49,10 @@ s.sendall(request)");
     }
 
     fn we_ride_to_nginx() {
-        if !there("nginx") {
-            return;
-        }
+        need("nginx");
         for (listen, rides) in [("fastopen=64", true), ("", false)] {
             let lab = Lab::builder().rtt(RTT).build().unwrap();
+            lab.middlebox(HoldProof::new());
             let (client, server) = (lab.host("client"), lab.host("server"));
             let nginx = Nginx::start(&server, listen);
             let visits = [(); 2].map(|()| visit(&client, server.addr(8080), REQUEST));
@@ -77,6 +73,7 @@ s.sendall(request)");
 /// Two visits of a foreign client to our server.
 fn clients(command: &[&str]) -> Vec<(Accepted, Flow)> {
     let lab = Lab::builder().rtt(RTT).build().unwrap();
+    lab.middlebox(HoldProof::new());
     let (client, server) = (lab.host("client"), lab.host("server"));
     let served = serve(&server, server.addr(8080), Until::EmptyLine, 2);
     for _ in 0..2 {
@@ -101,20 +98,6 @@ fn assert_rode(visits: &[(Accepted, Flow)], rides: bool) {
     assert_eq!(second.1.syn().payload() == second.0.request, rides, "{}", second.1);
 }
 
-/// Whether the program is installed. Where the lab is required, its peers are too.
-fn there(program: &str) -> bool {
-    let paths = std::env::var_os("PATH").unwrap_or_default();
-    let sbin = ["/usr/sbin".into(), "/sbin".into()];
-    let found = program.starts_with('/') && Path::new(program).exists()
-        || std::env::split_paths(&paths).chain(sbin).any(|path| path.join(program).exists());
-    let required = std::env::var_os("TFO_LAB").is_some_and(|value| value == "require");
-    assert!(found || !required, "{program} is not installed (TFO_LAB=require)");
-    if !found {
-        eprintln!("\n!!! SKIPPED: {program} is not installed\n");
-    }
-    found
-}
-
 /// A running nginx that answers `hello`.
 struct Nginx {
     process: Child,
@@ -126,8 +109,7 @@ impl Nginx {
         let directory = tempfile::tempdir().unwrap();
         let config = directory.path().join("nginx.conf");
         fs::write(&config, nginx_config(directory.path(), listen)).unwrap();
-        let nginx = if Path::new("/usr/sbin/nginx").exists() { "/usr/sbin/nginx" } else { "nginx" };
-        let command = host.command(nginx);
+        let command = host.command(need("nginx"));
         let process = command.arg("-p").arg(directory.path()).arg("-c").arg(&config).spawn().unwrap();
         let nginx = Self { process, _directory: directory };
         let deadline = Instant::now() + Duration::from_secs(10);

@@ -11,7 +11,7 @@ use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
 use common::{ANSWER, PATIENCE, Server, request};
-use tfo_lab::{Host, Lab, LabError, Packet, Record, Tap, Verdict};
+use tfo_lab::{Extra, Host, Lab, LabError, MiddleboxHandle, Packet, Record, Tap, Verdict};
 
 /// Long enough for anything that is on its way to show.
 const QUIET: Duration = Duration::from_millis(60);
@@ -129,15 +129,48 @@ tfo_lab::lab_tests! {
         let tap = lab.tap();
         let one_way = |from: &str, to: &str| {
             let (sent, received) = (tap.sent_by(from), tap.received_by(to));
-            median(sent.iter().zip(&received).map(|(sent, received)| received.time() - sent.time()).collect())
+            let mut late: Vec<_> =
+                sent.iter().zip(&received).map(|(sent, received)| received.time() - sent.time() - delay).collect();
+            late.sort();
+            (late[late.len() / 20], late[late.len() / 2])
         };
         let (there, back) = (one_way("client", "server"), one_way("server", "client"));
-        println!("late by, median of 250: {:?} there, {:?} back, round trip {:?}", there - delay, back - delay,
+        println!("late by, best 5 % and median of 250: {there:?} there, {back:?} back; round trip, median: {:?}",
             rtt - 2 * delay);
-        // Wide: other work may be running. An idle machine is late by 0.1 to 0.2 ms.
-        for late in [there - delay, back - delay, rtt - 2 * delay] {
-            assert!(late < ms(3), "{late:?}");
+        // Whatever else the machine does, one of twenty packets finds it idle.
+        for (best, _) in [there, back] {
+            assert!(best < Duration::from_micros(200), "{best:?}");
         }
+    }
+
+    fn a_name_that_no_thread_can_have_is_refused() {
+        let error = Lab::builder().host("a\0b").build().unwrap_err();
+        assert!(matches!(&error, LabError::Argument { problem } if problem.contains("NUL")), "{error}");
+    }
+
+    /// They arrive after the end of the world; those behind them are none the worse.
+    fn endless_delays_do_not_stop_the_wire() {
+        let lab = Lab::builder().rtt(Duration::MAX).build().unwrap();
+        let (client, server) = (lab.host("client"), lab.host("server"));
+        let (here, there) = (udp(&client, client.addr(5)), udp(&server, server.addr(7)));
+        let send = |what: &[u8]| here.send_to(what, server.addr(7)).unwrap();
+        let sent = |count| assert!(lab.tap().wait_until(PATIENCE, |tap| tap.sent_by("client").len() == count));
+        send(b"rtt");
+        sent(1);
+        lab.set_delay("client", "server", Duration::MAX);
+        send(b"delay");
+        sent(2);
+        let boxes = [
+            lab.middlebox(|_: &Packet| Verdict::Delay(Duration::MAX)),
+            lab.middlebox(|packet: &Packet| Verdict::Delay(Duration::MAX).and(Extra::new(packet.clone()).after(Duration::MAX))),
+        ];
+        send(b"middlebox");
+        sent(3);
+        boxes.into_iter().for_each(MiddleboxHandle::remove);
+        lab.deliver("server", lab.tap().sent_by("client")[0].packet().clone());
+        let mut buffer = [0; 16];
+        let (len, _) = there.recv_from(&mut buffer).unwrap();
+        assert_eq!(&buffer[..len], b"rtt");
     }
 
     fn each_direction_has_its_own_delay() {

@@ -10,12 +10,12 @@ impl FastOpenBits {
         Self(bits)
     }
 
-    /// The value as the file shows it: a decimal number (hexadecimal with `0x` is taken too).
+    /// The value as the file shows it: a decimal number, signed (-1 has all bits), or hexadecimal with `0x`.
     pub fn parse(text: &str) -> Option<Self> {
         let text = text.trim();
         match text.strip_prefix("0x") {
             Some(hex) => u32::from_str_radix(hex, 16).ok(),
-            None => text.parse().ok(),
+            None => text.parse().ok().or_else(|| text.parse().ok().map(i32::cast_unsigned)),
         }
         .map(Self)
     }

@@ -9,8 +9,7 @@ pub use host::{Host, ThisHost};
 pub use problem::{Problem, Severity, Side};
 
 use std::fmt;
-
-use crate::error::is_unsupported;
+use std::io;
 
 /// What TCP Fast Open can do here: on this system and kernel, in the calling thread's network
 /// namespace, as it is set now.
@@ -35,7 +34,7 @@ pub struct Support {
     pub client: Ability,
     /// Whether listeners can accept data in a SYN.
     pub server: Ability,
-    /// `net.ipv4.tcp_fastopen`; `None` where it cannot be read.
+    /// `net.ipv4.tcp_fastopen`; `None` where it cannot be read or understood.
     pub fastopen: Option<FastOpenBits>,
     /// The kernel's version; `None` where it cannot be told.
     pub kernel: Option<KernelVersion>,
@@ -108,9 +107,12 @@ impl Support {
     fn look_at_fastopen(&mut self, host: &impl Host) {
         const NAME: &str = "net.ipv4.tcp_fastopen";
         match host.sysctl(NAME) {
-            Ok(text) => self.fastopen = FastOpenBits::parse(&text),
+            Ok(text) => match FastOpenBits::parse(&text) {
+                Some(bits) => self.fastopen = Some(bits),
+                None => return self.add(Problem::SysctlNotUnderstood { name: NAME }),
+            },
             // Linux before 3.6, or a kernel built without: there is nothing to switch on.
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound && self.older_than(3, 7) => {
+            Err(error) if error.kind() == io::ErrorKind::NotFound && self.older_than(3, 7) => {
                 return self
                     .add(Problem::KernelTooOld { found: self.kernel, needed: KernelVersion::new(3, 7) });
             }
@@ -135,7 +137,7 @@ impl Support {
         for option in ["TCP_FASTOPEN", "TCP_FASTOPEN_CONNECT", "TCP_INFO"] {
             let Err(error) = host.try_option(option) else { continue };
             // With the client bit off the kernel refuses this one: said already.
-            if option == "TCP_FASTOPEN_CONNECT" && !client_on && is_unsupported(&error) {
+            if option == "TCP_FASTOPEN_CONNECT" && !client_on && error.kind() == io::ErrorKind::Unsupported {
                 continue;
             }
             let needed = KernelVersion::new(4, 11);

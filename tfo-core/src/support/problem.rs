@@ -24,6 +24,12 @@ pub enum Problem {
         /// The setting.
         name: &'static str,
     },
+    /// A setting was read and makes no sense: it is no number.
+    #[non_exhaustive]
+    SysctlNotUnderstood {
+        /// The setting.
+        name: &'static str,
+    },
     /// Bit 1 of `net.ipv4.tcp_fastopen` is off.
     #[non_exhaustive]
     ClientBitOff {
@@ -103,6 +109,7 @@ impl Problem {
             Self::NotLinux
             | Self::KernelTooOld { .. }
             | Self::SysctlUnreadable { .. }
+            | Self::SysctlNotUnderstood { .. }
             | Self::OptionRefused { .. } => Side::Both,
         }
     }
@@ -129,6 +136,7 @@ impl Problem {
             Self::NotLinux
             | Self::KernelTooOld { .. }
             | Self::SysctlUnreadable { .. }
+            | Self::SysctlNotUnderstood { .. }
             | Self::OptionRefused { .. } => None,
         }
     }
@@ -141,7 +149,7 @@ impl Problem {
             }
             Self::ClientBitOff { .. } | Self::ServerBitOff { .. } => Some(Ability::Off),
             Self::SynCookiesAlways => Some(Ability::Off),
-            Self::SysctlUnreadable { .. } => Some(Ability::Unknown),
+            Self::SysctlUnreadable { .. } | Self::SysctlNotUnderstood { .. } => Some(Ability::Unknown),
             Self::CookieLessServer { .. } | Self::BlackholeTimer { .. } => None,
         }
     }
@@ -164,6 +172,9 @@ impl fmt::Display for Problem {
                     f,
                     "{name} cannot be read: whether TCP Fast Open is on cannot be told (is /proc mounted?)"
                 )
+            }
+            Self::SysctlNotUnderstood { name } => {
+                write!(f, "{name} is not a number: whether TCP Fast Open is on cannot be told")
             }
             Self::ClientBitOff { found } => {
                 write!(

@@ -87,6 +87,18 @@ fn each_bit_that_is_off_is_said_with_its_command() {
     }
 }
 
+/// The kernel keeps a signed number, and shows one.
+#[test]
+fn minus_one_is_all_bits() {
+    let support = Made::with("-1\n").probe();
+    assert_eq!(support.fastopen, Some(FastOpenBits::new(u32::MAX)));
+    assert_eq!((support.client, support.server), (Ability::Works, Ability::Works));
+    assert!(matches!(support.problems(), [Problem::CookieLessServer { .. }]), "{support:?}");
+    for text in ["-2147483649", "4294967296", "--1", "-", ""] {
+        assert_eq!(FastOpenBits::parse(text), None, "{text:?}");
+    }
+}
+
 #[test]
 fn settings_that_spoil_it_are_said() {
     let support = Made::with("515")
@@ -107,7 +119,10 @@ fn what_cannot_be_read_is_unknown_not_off() {
     assert_eq!((support.client, support.server), (Ability::Unknown, Ability::Unknown));
     assert!(support.client.may_work());
     assert_eq!(support.problems().len(), 1);
-    assert_eq!(Made::with("gibberish").probe().client, Ability::Unknown);
+    assert_eq!(support.problems()[0], Problem::SysctlUnreadable { name: "net.ipv4.tcp_fastopen" });
+    let support = Made::with("gibberish").probe();
+    assert_eq!((support.client, support.server), (Ability::Unknown, Ability::Unknown));
+    assert_eq!(support.problems(), [Problem::SysctlNotUnderstood { name: "net.ipv4.tcp_fastopen" }]);
 }
 
 #[test]

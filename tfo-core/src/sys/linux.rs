@@ -7,14 +7,21 @@ use std::path::Path;
 
 pub(crate) const IS_LINUX: bool = true;
 
-/// Error codes that mean "no TCP Fast Open here". `tcp(7)`, and the kernels' habit.
-pub(crate) const UNSUPPORTED: &[i32] =
-    &[libc::ENOPROTOOPT, libc::EOPNOTSUPP, libc::EPIPE, libc::EPERM, libc::EINVAL];
-
 /// `sendmsg` flags of an ordinary send.
 pub(crate) const SEND_FLAGS: c_int = libc::MSG_NOSIGNAL | libc::MSG_DONTWAIT;
+/// What a send says on a socket whose `connect` was deferred, if TCP Fast Open was switched off since.
+/// `EPIPE` is not among them: the peer has gone, and may have had everything.
+pub(crate) const SEND_UNSUPPORTED: &[i32] = &[libc::EOPNOTSUPP];
+
 /// `sendmsg` flags of a send in the SYN; none where that is unsupported.
 pub(crate) const SYN_FLAGS: Option<c_int> = Some(SEND_FLAGS | libc::MSG_FASTOPEN);
+/// What a send in the SYN says where there is none: the sysctl's bit is off, the flag is unknown to the
+/// kernel (`EPIPE`: it takes the call for a send without a connection), or a filter is before it. Not
+/// `EINVAL`: that is an address of the other family.
+pub(crate) const SYN_UNSUPPORTED: &[i32] = &[libc::EOPNOTSUPP, libc::EPIPE, libc::ENOPROTOOPT, libc::EPERM];
+
+/// The most slices that one `sendmsg` takes (`UIO_MAXIOV`).
+pub(crate) const MAX_SLICES: usize = 1024;
 
 /// Options of level `IPPROTO_TCP`, `tcp(7)`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -37,6 +44,11 @@ impl TcpOption {
         }
     }
 }
+
+/// What an option's call says where the option is not to be had: unknown to the kernel or to this kind of
+/// socket, switched off, before a filter, or known by another meaning.
+pub(crate) const OPTION_UNSUPPORTED: &[i32] =
+    &[libc::ENOPROTOOPT, libc::EOPNOTSUPP, libc::EPERM, libc::EINVAL];
 
 /// `setsockopt(2)`.
 pub(crate) fn setsockopt(socket: &impl AsFd, option: TcpOption, value: &[u8]) -> io::Result<()> {

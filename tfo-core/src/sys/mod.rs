@@ -14,8 +14,8 @@ use linux as imp;
 use other as imp;
 
 pub(crate) use imp::{
-    IS_LINUX, SEND_FLAGS, SYN_FLAGS, TcpOption, UNSUPPORTED, getsockopt, is_in_progress, peek, read_proc,
-    setsockopt,
+    IS_LINUX, MAX_SLICES, OPTION_UNSUPPORTED, SEND_FLAGS, SEND_UNSUPPORTED, SYN_FLAGS, SYN_UNSUPPORTED,
+    TcpOption, getsockopt, is_in_progress, peek, read_proc, setsockopt,
 };
 
 /// Anything that is a socket: `std`, `socket2` and `tokio` sockets, listeners, owned and borrowed

@@ -8,8 +8,14 @@ use super::AsSocket;
 
 pub(crate) const IS_LINUX: bool = false;
 
-/// Nothing by number: all errors of this twin are `ErrorKind::Unsupported`.
-pub(crate) const UNSUPPORTED: &[i32] = &[];
+/// Nothing by number: this twin says `ErrorKind::Unsupported`.
+pub(crate) const OPTION_UNSUPPORTED: &[i32] = &[];
+/// As for the options.
+pub(crate) const SYN_UNSUPPORTED: &[i32] = &[];
+/// An ordinary send is supported.
+pub(crate) const SEND_UNSUPPORTED: &[i32] = &[];
+/// The most slices that one send takes, on the systems that there are.
+pub(crate) const MAX_SLICES: usize = 1024;
 
 /// A send that does not block. `MSG_NOSIGNAL` is not everywhere; std ignores SIGPIPE in Rust programs.
 #[cfg(unix)]

@@ -120,6 +120,7 @@ fn clean_request(flight: &mut Vec<u8>, dice: &mut Dice) {
 fn hostile_request(flight: &mut Vec<u8>, dice: &mut Dice) {
     const FIELDS: &[&[u8]] = &[
         b"Content-Length: 5\r\n",
+        b"Content-Length: 1\r\n",
         b"content-length:5\r\n",
         b"Content-Length: 00\r\n",
         b"Content-Length: 0\r\nContent-Length: 5\r\n",

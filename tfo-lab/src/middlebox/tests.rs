@@ -20,6 +20,7 @@ fn all() -> Vec<Box<dyn Middlebox>> {
     let option = FastOpenSign::Option;
     vec![
         Box::new(Reorder::one_of_every(3, Duration::from_millis(1), 1)),
+        Box::new(HoldProof::new()),
         Box::new(DuplicateSyn::after(Duration::ZERO)),
         Box::new(AfterFastOpen::connections(1, StripFastOpen::new().experimental()).sign(option)),
         Box::new(CorruptCookie::new()),

@@ -49,10 +49,6 @@ pub(crate) fn make_host(_mtu: u16) -> Result<(Namespace, Tun), LabError> {
     Err(LabError::NotLinux)
 }
 
-pub(crate) fn check() -> Result<(), LabError> {
-    Err(LabError::NotLinux)
-}
-
 pub(crate) fn enter_user_namespace() -> Result<(), LabError> {
     Err(LabError::NotLinux)
 }

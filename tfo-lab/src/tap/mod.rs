@@ -62,12 +62,15 @@ impl Record {
 /// Packets are recorded by the wire's thread, shortly after the hosts have sent them: a test that has only
 /// just finished an exchange waits for its end by [`wait_until`](Self::wait_until) or
 /// [`wait_quiet`](Self::wait_quiet).
+///
+/// Methods that take the name of a host panic if there is none.
 #[derive(Clone)]
 pub struct Tap(Arc<Inner>);
 
 struct Inner {
     started: Instant,
     started_wall: SystemTime,
+    hosts: Vec<String>,
     state: Mutex<State>,
     changed: Condvar,
 }
@@ -85,11 +88,12 @@ struct State {
 }
 
 impl Tap {
-    pub(crate) fn new(limit: usize) -> Self {
+    pub(crate) fn new(limit: usize, hosts: Vec<String>) -> Self {
         let state = State { limit, ..State::default() };
         Self(Arc::new(Inner {
             started: Instant::now(),
             started_wall: SystemTime::now(),
+            hosts,
             state: Mutex::new(state),
             changed: Condvar::new(),
         }))
@@ -141,7 +145,7 @@ impl Tap {
     /// It is asked now, and whenever something has happened to a packet. It may look at
     /// [`Lab::stats`](crate::Lab::stats) too.
     pub fn wait_until(&self, timeout: Duration, mut question: impl FnMut(&Self) -> bool) -> bool {
-        let deadline = Instant::now() + timeout;
+        let begun = Instant::now();
         loop {
             let seen = self.state().changes;
             if question(self) {
@@ -149,7 +153,7 @@ impl Tap {
             }
             let mut state = self.state();
             while state.changes == seen {
-                let left = deadline.saturating_duration_since(Instant::now());
+                let left = timeout.saturating_sub(begun.elapsed());
                 if left.is_zero() {
                     drop(state);
                     return question(self);
@@ -162,7 +166,7 @@ impl Tap {
     /// Waits until nothing is on the wire and nothing has happened for `quiet`; `false` if that took longer
     /// than `timeout`.
     pub fn wait_quiet(&self, quiet: Duration, timeout: Duration) -> bool {
-        let deadline = self.now() + timeout;
+        let deadline = self.now().saturating_add(timeout);
         let begun = self.now();
         let mut state = self.state();
         loop {
@@ -194,6 +198,7 @@ impl Tap {
     /// # Errors
     /// If the file cannot be written.
     pub fn write_pcap(&self, path: impl AsRef<Path>, host: &str) -> io::Result<()> {
+        self.check(host);
         let records = self.records();
         let seen = records.iter().filter(|record| record.host() == host);
         pcap::write(
@@ -227,8 +232,19 @@ impl Tap {
     }
 
     fn at(&self, end: End, host: &str) -> Vec<Record> {
+        self.check(host);
         let state = self.state();
         state.records.iter().filter(|record| record.end == end && record.host() == host).cloned().collect()
+    }
+
+    /// A name that is misspelt shall not look like silence.
+    fn check(&self, host: &str) {
+        let hosts = &self.0.hosts;
+        assert!(
+            hosts.iter().any(|known| known == host),
+            "no host is named {host:?}; there are {}",
+            hosts.join(", ")
+        );
     }
 
     fn state(&self) -> MutexGuard<'_, State> {

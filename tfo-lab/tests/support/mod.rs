@@ -51,13 +51,18 @@ pub(crate) fn serve(
     until: Until,
     connections: usize,
 ) -> JoinHandle<Vec<Accepted>> {
+    let listener = listen(host, addr);
+    host.spawn(move || (0..connections).map(|_| answer(&listener, until).expect("a request")).collect())
+}
+
+/// A listener with TCP Fast Open.
+pub(crate) fn listen(host: &Host, addr: SocketAddr) -> TcpListener {
     let listener = host.run(|| {
         let listener = TcpListener::bind(addr)?;
         sockopt::set_fastopen(&listener, 64)?;
         io::Result::Ok(listener)
     });
-    let listener = listener.expect("a listener");
-    host.spawn(move || (0..connections).map(|_| answer(&listener, until).expect("a request")).collect())
+    listener.expect("a listener")
 }
 
 impl Until {
@@ -69,7 +74,7 @@ impl Until {
     }
 }
 
-fn answer(listener: &TcpListener, until: Until) -> io::Result<Accepted> {
+pub(crate) fn answer(listener: &TcpListener, until: Until) -> io::Result<Accepted> {
     let (mut stream, _) = listener.accept()?;
     let info = TcpInfo::read(&stream)?;
     stream.set_read_timeout(Some(Duration::from_secs(20)))?;

@@ -7,10 +7,10 @@ mod wait;
 use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::net::{IpAddr, Ipv6Addr};
-use std::panic::resume_unwind;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use nix::errno::Errno;
 use nix::sched::{CloneFlags, setns, unshare};
 use tun_rs::{DeviceBuilder, Layer, SyncDevice};
 
@@ -93,12 +93,6 @@ pub(crate) fn make_host(mtu: u16) -> Result<(Namespace, Tun), LabError> {
     Ok((namespace, tun))
 }
 
-/// Whether labs can be made here: a trial of the two things that need privileges.
-pub(crate) fn check() -> Result<(), LabError> {
-    let trial = thread::spawn(|| make_host(1500).map(drop));
-    trial.join().unwrap_or_else(|panic| resume_unwind(panic))
-}
-
 /// Gives the device in the calling thread's namespace an address, and the default route.
 pub(crate) fn add_address(ip: IpAddr) -> Result<(), LabError> {
     netlink::add_address(DEVICE, ip).map_err(LabError::setup("adding an address"))?;
@@ -162,6 +156,9 @@ fn check_tun_node() -> Result<(), LabError> {
         Err(source) if source.kind() == io::ErrorKind::PermissionDenied => {
             Err(LabError::TunDenied { source })
         }
-        Err(_) => Err(LabError::NoTunDevice),
+        Err(source) => Err(match source.raw_os_error().map(Errno::from_raw) {
+            Some(Errno::ENOENT | Errno::ENODEV | Errno::ENXIO) => LabError::NoTunDevice,
+            _ => LabError::Setup { step: "opening /dev/net/tun", source },
+        }),
     }
 }

@@ -33,11 +33,16 @@ pub(crate) fn precise_timers() {
     let _ = prctl::set_timerslack(1);
 }
 
+/// The longest sleep.
+const LONGEST: Duration = Duration::from_secs(3600);
+
 /// Sleeps until a host has sent something, the bell rings, or the time is up.
 pub(crate) fn wait(tuns: &[Tun], bell: &Bell, timeout: Option<Duration>) -> io::Result<()> {
     let mut fds: Vec<_> = tuns.iter().map(|tun| PollFd::new(tun.0.as_fd(), PollFlags::POLLIN)).collect();
     fds.push(PollFd::new(bell.0.as_fd(), PollFlags::POLLIN));
-    match ppoll(&mut fds, timeout.map(TimeSpec::from_duration), None) {
+    // More than the kernel can count is an error to it. Waking too early harms nobody.
+    let timeout = timeout.map(|timeout| TimeSpec::from_duration(timeout.min(LONGEST)));
+    match ppoll(&mut fds, timeout, None) {
         Ok(_) => {}
         Err(Errno::EINTR) => return Ok(()),
         Err(errno) => return Err(errno.into()),
