@@ -76,6 +76,7 @@ impl Record {
             record.dns_us = info.dns().map(micros);
             record.saved_rtts = info.saved_rtts();
             record.saved_us = micros(info.saved());
+            record.hedged = info.hedged();
         }
         record
     }
