@@ -57,6 +57,16 @@ fn switches() {
 }
 
 #[test]
+fn accepts_are_deferred_for_the_next_retransmission() {
+    let listener = listener();
+    assert_eq!(sockopt::defer_accept(&listener).unwrap(), 0);
+    for (set, got) in [(1, 1), (2, 3), (3, 3), (5, 7), (10, 15), (0, 0)] {
+        sockopt::set_defer_accept(&listener, set).unwrap();
+        assert_eq!(sockopt::defer_accept(&listener).unwrap(), got, "{set}");
+    }
+}
+
+#[test]
 fn options_are_refused_on_what_is_not_tcp() {
     let (pair, _other) = std::os::unix::net::UnixStream::pair().unwrap();
     let error = sockopt::set_fastopen(&pair, 1).unwrap_err();
