@@ -122,14 +122,16 @@ pub(crate) enum Tfo {
 /// Content types, ranges and conditional requests are supported. Dot files, and whatever lies outside
 /// of the directory, are not found, also behind symbolic links; a directory without index.html is not
 /// found either. SIGINT (Ctrl-C) and SIGTERM end it when the requests under way are answered, at most
-/// 10 s later.
+/// 10 s later. With a file of keys or a secret, SIGHUP reads it again.
 ///
 /// Exit codes: 0 ended by a signal; 1 could not begin; 2 bad arguments.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:
   tfo serve --root public            every address of this host, port 8080
-  tfo serve --listen 127.0.0.1:0     this host only, a free port")]
+  tfo serve --listen 127.0.0.1:0     this host only, a free port
+  tfo serve --key-secret-file /run/secrets/tfo
+                                     cookies shared by all who have the secret, a new key every day")]
 pub(crate) struct ServeArgs {
     /// Where to listen; port 0 takes a free one (default: `[::]:8080`, which is IPv6 and IPv4, or
     /// 0.0.0.0:8080 on a host without IPv6).
@@ -142,6 +144,22 @@ pub(crate) struct ServeArgs {
     /// Fast Open off.
     #[arg(long, value_name = "N", default_value_t = 1024)]
     pub(crate) fastopen_queue: u32,
+    /// Make cookies with the keys in this file, one or two with a comma between, in the form of
+    /// net.ipv4.tcp_fastopen_key. It is watched; SIGHUP reads it at once (default: the system's key).
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["key_secret_file", "no_cookie"])]
+    pub(crate) key_file: Option<PathBuf>,
+    /// Make cookies with keys derived from the secret in this file, 32 bytes or more, and from the time.
+    /// Servers with the same secret and epoch have the same keys. Watched as --key-file.
+    #[arg(long, value_name = "FILE", conflicts_with = "no_cookie")]
+    pub(crate) key_secret_file: Option<PathBuf>,
+    /// How often the derived key changes (default: 24h): 1s to 100 years.
+    #[arg(long, value_name = "TIME", requires = "key_secret_file", conflicts_with = "key_file",
+          value_parser = parse_epoch)]
+    pub(crate) key_epoch: Option<Duration>,
+    /// Take data in a SYN without a cookie: any sender address may be forged. For trusted networks; on
+    /// an address that strangers may reach nothing is answered before the handshake is complete.
+    #[arg(long)]
+    pub(crate) no_cookie: bool,
 }
 
 fn parse_rtt(text: &str) -> Result<Duration, String> {
@@ -151,6 +169,11 @@ fn parse_rtt(text: &str) -> Result<Duration, String> {
         true => Ok(rtt),
         false => Err("it must be between 1ms and 900ms (the kernel repeats a SYN after a second)".into()),
     }
+}
+
+/// Which epochs are sane the library knows.
+fn parse_epoch(text: &str) -> Result<Duration, String> {
+    humantime::parse_duration(text).map_err(|error| error.to_string())
 }
 
 /// `50ms`, `2s`, or seconds as curl takes them: `2`, `0.5`.

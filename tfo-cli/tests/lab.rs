@@ -205,6 +205,71 @@ lab_tests! {
         assert_eq!((&record["saved_rtts"], &record["saved_us"]), (&0.into(), &0.into()));
     }
 
+    fn a_key_change_costs_no_ride_and_a_bad_file_is_loud() {
+        const OLD: &str = "00000001-00000002-00000003-00000004";
+        const NEW: &str = "00000005-00000006-00000007-00000008";
+        let lab = Lab::builder().rtt(RTT).build().unwrap();
+        let directory = tempfile::tempdir().unwrap();
+        let file = directory.path().join("keys");
+        fs::write(&file, OLD).unwrap();
+        let mut serve = Serve::with(&lab, "0.0.0.0", &["--key-file", file.to_str().unwrap()]);
+        get(&lab, &["-n", "2"]);
+
+        // The cookie of before rides, and brings the new one.
+        fs::write(&file, NEW).unwrap();
+        serve.hang_up("cookie keys: read again");
+        let alt = || lab.host("server").run(tfo_core::Counters::read).unwrap().passive_alt_key.unwrap();
+        let before = alt();
+        let records = get(&lab, &["--json", "-n", "2"]).records();
+        assert!(records.iter().all(|record| record["outcome"] == "syn_data_acked"), "{records:?}");
+        assert_eq!(alt() - before, 1, "the first with the old key, the second with the new one");
+
+        // What is no key changes nothing, and is said at each time of asking.
+        for bad in ["no key", &NEW[1..]] {
+            fs::write(&file, bad).unwrap();
+            serve.hang_up("cookie keys: the keys stay as they were");
+            assert_eq!(get(&lab, &["--json"]).records()[0]["outcome"], "syn_data_acked");
+        }
+        fs::remove_file(&file).unwrap();
+        serve.hang_up("the file cannot be read");
+        assert_eq!(get(&lab, &["--json"]).records()[0]["outcome"], "syn_data_acked");
+
+        // Another key, twice: the cookie is two changes old, and refused without harm.
+        for key in ["00000009-00000009-00000009-00000009", "0000000a-0000000a-0000000a-0000000a"] {
+            fs::write(&file, key).unwrap();
+            serve.hang_up("cookie keys: read again");
+        }
+        let records = get(&lab, &["--json", "-n", "2"]).records();
+        assert_eq!(records[0]["outcome"], "syn_data_not_acked", "{records:?}");
+        assert_eq!(records[1]["outcome"], "syn_data_acked", "{records:?}");
+        let said = serve.end();
+        assert!(!said.contains("00000005") && !said.contains("00000001"), "no key is told: {said}");
+    }
+
+    fn derived_keys_are_shared_by_who_has_the_secret() {
+        let lab = Lab::builder().rtt(RTT).build().unwrap();
+        let directory = tempfile::tempdir().unwrap();
+        let file = directory.path().join("secret");
+        fs::write(&file, "0123456789abcdef0123456789abcdef\n").unwrap();
+        let args = ["--key-secret-file", file.to_str().unwrap()];
+        let serve = Serve::with(&lab, "0.0.0.0", &args);
+        get(&lab, &[]);
+        drop(serve);
+        // Another process, the same keys: the cookie still rides.
+        let serve = Serve::with(&lab, "0.0.0.0", &args);
+        assert_eq!(get(&lab, &["--json"]).records()[0]["outcome"], "syn_data_acked");
+        assert!(serve.end().contains("cookie keys: cookies are made with "));
+    }
+
+    fn without_cookies_it_is_said_what_that_means() {
+        let lab = Lab::builder().rtt(RTT).build().unwrap();
+        let said = Serve::with(&lab, "0.0.0.0", &["--no-cookie"]).end();
+        assert!(said.contains("answers wait") && said.contains("riding saves no round trip"), "{said}");
+        let private = lab.host("server").ipv4().to_string();
+        let said = Serve::with(&lab, &private, &["--no-cookie"]).end();
+        assert!(said.contains("DANGER: no cookie is required here") && !said.contains("strangers"), "{said}");
+    }
+
     fn the_demo_shows_what_it_claims() {
         let ran = tfo(&["demo", "--rtt", "20ms", "--requests", "3", "--json"]);
         assert_eq!(ran.code, 0, "{ran:?}");
@@ -349,27 +414,47 @@ fn ridden(record: &Value, flow: &Flow) -> Result<(), String> {
 /// A running `tfo serve` with a page that says hello.
 struct Serve {
     process: Child,
+    /// What was read of it so far.
+    said: String,
     _root: tempfile::TempDir,
 }
 
 impl Serve {
     fn start(lab: &Lab) -> Self {
+        Self::with(lab, "0.0.0.0", &[])
+    }
+
+    fn with(lab: &Lab, ip: &str, args: &[&str]) -> Self {
         let root = tempfile::tempdir().unwrap();
         fs::write(root.path().join("index.html"), "hello").unwrap();
-        let listen = format!("0.0.0.0:{PORT}");
-        let command =
-            lab.host("server").command(TFO).args(["serve", "--listen", &listen, "--root"]).arg(root.path());
+        let listen = format!("{ip}:{PORT}");
+        let command = lab.host("server").command(TFO).args(["serve", "--listen", &listen]);
+        let command = command.args(args).arg("--root").arg(root.path());
         let mut process = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
         let mut line = String::new();
         BufReader::new(process.stdout.as_mut().unwrap()).read_line(&mut line).unwrap();
         assert_eq!(line, format!("listening on http://{listen}\n"));
-        Self { process, _root: root }
+        Self { process, said: String::new(), _root: root }
+    }
+
+    /// Sends SIGHUP, and waits until it says so.
+    fn hang_up(&mut self, says: &str) {
+        let kill = Command::new("sh").arg("-c").arg(format!("kill -HUP {}", self.process.id())).status();
+        assert!(kill.unwrap().success());
+        let stderr = self.process.stderr.as_mut().unwrap();
+        let before = self.said.len();
+        while !self.said[before..].contains(says) || !self.said.ends_with('\n') {
+            // One at a time: what follows stays where it is.
+            let mut byte = [0];
+            stderr.read_exact(&mut byte).unwrap();
+            self.said.push(byte[0].into());
+        }
     }
 
     /// What it said on standard error.
     fn end(mut self) -> String {
         let _ = self.process.kill();
-        let mut said = String::new();
+        let mut said = std::mem::take(&mut self.said);
         self.process.stderr.take().unwrap().read_to_string(&mut said).unwrap();
         said
     }

@@ -254,3 +254,70 @@ fn what_cannot_begin_is_1_and_says_why() {
     tfo(&["serve", "--root", file.to_str().unwrap()]).assert_failed(1, "not a directory");
     tfo(&["serve", "--root", "/nonexistent"]).assert_failed(1, "/nonexistent");
 }
+
+const KEY: &str = "00112233-44556677-8899aabb-ccddeeff";
+
+#[test]
+fn bad_keys_are_1_and_say_why_and_tell_no_key() {
+    let site = site();
+    let root = site.path().join("root");
+    let file = site.path().join("keys");
+    let (root, name) = (root.to_str().unwrap(), file.to_str().unwrap());
+    let serve = |args: &[&str]| tfo(&[&["serve", "--root", root, "--listen", "127.0.0.1:0"], args].concat());
+    serve(&["--key-file", "/nonexistent"])
+        .assert_failed(1, "/nonexistent: the file cannot be read: No such file");
+    serve(&["--key-secret-file", "/nonexistent"]).assert_failed(1, "/nonexistent: the file cannot be read");
+    serve(&["--key-file", root]).assert_failed(1, "no regular file");
+    for bad in ["", "secret", &KEY[1..], &KEY.replace('a', "g"), &format!("{KEY},"), &"x".repeat(1 << 20)] {
+        fs::write(&file, bad).unwrap();
+        let ran = serve(&["--key-file", name]);
+        ran.assert_failed(1, name);
+        assert!(bad.is_empty() || !ran.stderr.contains(bad), "{ran:?}");
+    }
+    fs::write(&file, "00000000-00000000-00000000-00000000").unwrap();
+    serve(&["--key-file", name]).assert_failed(1, "zeros");
+    fs::write(&file, "0123456789abcdef0123456789abcde\n").unwrap();
+    let short = serve(&["--key-secret-file", name]);
+    short.assert_failed(1, "32 bytes or more are needed");
+    assert!(!short.stderr.contains("0123456789"), "{short:?}");
+    fs::write(&file, "0123456789abcdef0123456789abcdef").unwrap();
+    for epoch in ["0s", "999ms", "1000years"] {
+        serve(&["--key-secret-file", name, "--key-epoch", epoch]).assert_failed(1, "the epoch must be");
+    }
+}
+
+#[test]
+fn key_arguments_that_contradict_each_other_are_2() {
+    for args in [
+        &["--key-file", "a", "--key-secret-file", "b"] as &[_],
+        &["--key-file", "a", "--no-cookie"],
+        &["--key-secret-file", "a", "--no-cookie"],
+        &["--key-epoch", "24h"],
+        &["--key-file", "a", "--key-epoch", "24h"],
+        &["--key-secret-file", "a", "--key-epoch", "soon"],
+    ] {
+        let ran = tfo(&[&["serve"], args].concat());
+        assert_eq!(ran.code, 2, "{args:?}: {ran:?}");
+    }
+}
+
+#[test]
+fn a_hang_up_ends_it_only_where_there_is_no_file_to_read_again() {
+    let site = site();
+    let root = site.path().join("root");
+    let serve = Serve::start(&root, ANY);
+    serve.signal("-HUP");
+    assert_eq!(serve.end().0, None, "killed by the signal");
+    let secret = site.path().join("secret");
+    fs::write(&secret, [7; 32]).unwrap();
+    let args =
+        ["--listen", "127.0.0.1:0", "--key-secret-file", secret.to_str().unwrap(), "--key-epoch", "1h"];
+    let serve = Serve::start(&root, &args);
+    serve.signal("-HUP");
+    std::thread::sleep(Duration::from_millis(300));
+    assert_eq!(serve.status("/"), 200);
+    serve.signal("-TERM");
+    let (code, said) = serve.end();
+    assert_eq!(code, Some(0), "{said}");
+    assert!(said.contains("cookie keys: read again"), "{said}");
+}

@@ -1,4 +1,4 @@
-//! The socket options of TCP Fast Open, named as `tcp(7)` names them.
+//! The socket options of TCP Fast Open, and one that goes with it, named as `tcp(7)` names them.
 //!
 //! They work on anything that is a socket: `std`, `socket2` and `tokio` types alike. Getters are
 //! bare, setters begin with `set_`.
@@ -63,6 +63,21 @@ pub fn fastopen_no_cookie(socket: &impl AsSocket) -> Result<bool, Error> {
 /// networks only.
 pub fn set_fastopen_no_cookie(socket: &impl AsSocket, on: bool) -> Result<(), Error> {
     set_int(socket, TcpOption::FastOpenNoCookie, on.into(), "setsockopt TCP_FASTOPEN_NO_COOKIE")
+}
+
+/// `TCP_DEFER_ACCEPT`: for how many seconds a listener leaves connections without data unaccepted; 0 if
+/// it is off.
+pub fn defer_accept(listener: &impl AsSocket) -> Result<u32, Error> {
+    get_int(listener, TcpOption::DeferAccept, "getsockopt TCP_DEFER_ACCEPT")
+}
+
+/// Sets `TCP_DEFER_ACCEPT`, in seconds; 0 turns it off.
+///
+/// A connection is accepted when its first data is here, or after about this time without. The kernel
+/// counts in retransmissions of the SYN-ACK (1, 3, 7, 15 s, …), and rounds up to the next; what was set
+/// is told by [`defer_accept`]. A connection whose data came in the SYN is accepted at once.
+pub fn set_defer_accept(listener: &impl AsSocket, seconds: u32) -> Result<(), Error> {
+    set_int(listener, TcpOption::DeferAccept, seconds, "setsockopt TCP_DEFER_ACCEPT")
 }
 
 /// `TCP_FASTOPEN_KEY`: the primary and the backup key of this listener; none until they were set on

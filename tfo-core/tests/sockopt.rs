@@ -57,6 +57,16 @@ fn switches() {
 }
 
 #[test]
+fn accepts_are_deferred_for_the_next_retransmission() {
+    let listener = listener();
+    assert_eq!(sockopt::defer_accept(&listener).unwrap(), 0);
+    for (set, got) in [(1, 1), (2, 3), (3, 3), (5, 7), (10, 15), (0, 0)] {
+        sockopt::set_defer_accept(&listener, set).unwrap();
+        assert_eq!(sockopt::defer_accept(&listener).unwrap(), got, "{set}");
+    }
+}
+
+#[test]
 fn options_are_refused_on_what_is_not_tcp_and_no_sysctl_is_blamed() {
     let (unix, _other) = std::os::unix::net::UnixStream::pair().unwrap();
     let udp = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();

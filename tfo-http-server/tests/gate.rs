@@ -271,6 +271,33 @@ lab_tests! {
         });
     }
 
+    fn deferred_accepts_wait_for_data_and_those_that_rode_have_it() {
+        let lab = lab();
+        let deferred = |builder: tfo_http_server::ListenerBuilder| builder.defer_accept(Duration::from_secs(20));
+        serve(&lab, CurrentThread, deferred, async |listener| {
+            let mut silent = RawClient::v4(&lab, 1);
+            silent.syn(b"").ack(b"");
+            stays_pending(listener.accept()).await;
+            let mut riding = RawClient::v4(&lab, 2);
+            riding.syn(POST);
+            let mut rode = accept_ride(&listener, POST).await;
+            stays_pending(read(&mut rode)).await;
+            riding.ack(b"");
+            assert_eq!(read(&mut rode).await.unwrap(), POST);
+            // The silent one is still the kernel's, until it says something.
+            stays_pending(listener.accept()).await;
+            silent.ack(GET);
+            let (mut stream, _) = listener.accept().await.unwrap();
+            assert!(!stream.info().arrived_in_syn() && stream.info().is_proven());
+            assert_eq!(read(&mut stream).await.unwrap(), GET);
+        });
+        // The control: without, it is accepted before it has said anything.
+        serve(&lab, CurrentThread, |builder| builder, async |listener| {
+            RawClient::v4(&lab, 3).syn(b"").ack(b"");
+            listener.accept().await.unwrap();
+        });
+    }
+
     fn a_forged_ack_proves_nothing() {
         // Whoever forges an address does not see the SYN-ACK, and cannot know its number.
         let lab = lab();

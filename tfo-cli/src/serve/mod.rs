@@ -2,13 +2,14 @@
 
 mod files;
 pub(crate) mod http1;
+mod keys;
 mod signals;
 
 use std::io::{self, Write as _};
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use hyper::service::service_fn;
-use tfo_http_server::{BindError, BindStep, TfoListener};
+use tfo_http_server::{BindError, BindStep, Keys, TfoListener};
 
 use crate::args::ServeArgs;
 use crate::failure::{Code, Failure};
@@ -34,8 +35,17 @@ pub(crate) fn run(args: &ServeArgs) -> Result<(), Failure> {
 async fn serve(args: &ServeArgs, files: Files) -> Result<(), Failure> {
     let signals = Signals::new()
         .map_err(|error| Failure::because(Code::General, "cannot watch for signals", &error))?;
-    let listener = bind(args).map_err(|error| Failure::new(Code::General, crate::failure::chain(&error)))?;
-    announce(&listener);
+    let keys =
+        keys::open(args).map_err(|error| Failure::new(Code::General, crate::failure::chain(&error)))?;
+    // From now on SIGHUP is no reason to end.
+    let hang_ups = keys::watch(&keys)
+        .map_err(|error| Failure::because(Code::General, "cannot watch for signals", &error))?;
+    let listener =
+        bind(args, &keys).map_err(|error| Failure::new(Code::General, crate::failure::chain(&error)))?;
+    keys::tell(&keys);
+    announce(args, &listener);
+    tokio::spawn(keys.run());
+    tokio::spawn(hang_ups);
     let service = service_fn(move |request| {
         let files = files.clone();
         async move { files.answer(request).await }
@@ -44,9 +54,9 @@ async fn serve(args: &ServeArgs, files: Files) -> Result<(), Failure> {
     Ok(())
 }
 
-fn bind(args: &ServeArgs) -> Result<TfoListener, BindError> {
+fn bind(args: &ServeArgs, keys: &Keys) -> Result<TfoListener, BindError> {
     let bind = |address| {
-        let builder = TfoListener::builder();
+        let builder = TfoListener::builder().no_cookie(args.no_cookie).keys(keys.clone());
         match args.fastopen_queue {
             0 => builder.fastopen(false).bind(address),
             queue => builder.fastopen_queue(queue).bind(address),
@@ -67,8 +77,16 @@ fn lacks_ipv6(error: &BindError) -> bool {
 }
 
 /// The address on standard output, for programs too; the rest on standard error. Nobody has to read it.
-fn announce(listener: &TfoListener) {
-    let _ = writeln!(io::stderr(), "{}", listener.effect());
+fn announce(args: &ServeArgs, listener: &TfoListener) {
+    let effect = listener.effect();
+    let _ = writeln!(io::stderr(), "{effect}");
+    if args.no_cookie && effect.is_cookie_less() && !effect.answers_unproven() {
+        let _ = writeln!(
+            io::stderr(),
+            "  --no-cookie where strangers may reach the server: whoever forges an address has a GET carried \
+             out, but not answered, and riding saves no round trip; meant for a private address (--listen)"
+        );
+    }
     let mut stdout = io::stdout();
     let _ = writeln!(stdout, "listening on http://{}", listener.local_addr());
     let _ = stdout.flush();

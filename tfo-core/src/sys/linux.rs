@@ -26,6 +26,7 @@ pub(crate) const MAX_SLICES: usize = 1024;
 /// Options of level `IPPROTO_TCP`, `tcp(7)`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum TcpOption {
+    DeferAccept,
     FastOpen,
     FastOpenConnect,
     FastOpenKey,
@@ -36,6 +37,7 @@ pub(crate) enum TcpOption {
 impl TcpOption {
     fn number(self) -> c_int {
         match self {
+            Self::DeferAccept => libc::TCP_DEFER_ACCEPT,
             Self::FastOpen => libc::TCP_FASTOPEN,
             Self::FastOpenConnect => libc::TCP_FASTOPEN_CONNECT,
             Self::FastOpenKey => libc::TCP_FASTOPEN_KEY,

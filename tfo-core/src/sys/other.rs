@@ -29,6 +29,7 @@ pub(crate) const SYN_FLAGS: Option<c_int> = None;
 /// The options that the Linux twin knows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum TcpOption {
+    DeferAccept,
     FastOpen,
     FastOpenConnect,
     FastOpenKey,

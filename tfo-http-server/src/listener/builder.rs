@@ -26,6 +26,7 @@ pub struct ListenerBuilder {
     only_v6: Option<bool>,
     reuse_port: bool,
     no_cookie: bool,
+    defer_accept: Duration,
     pub(super) max_connections: u64,
     pub(super) unproven_response: usize,
     pub(super) answer_forged: bool,
@@ -47,6 +48,7 @@ impl ListenerBuilder {
             only_v6: None,
             reuse_port: false,
             no_cookie: false,
+            defer_accept: Duration::ZERO,
             max_connections: 65_536,
             unproven_response: usize::MAX,
             answer_forged: false,
@@ -135,6 +137,17 @@ impl ListenerBuilder {
     /// `net.ipv4.tcp_fastopen`).
     pub fn no_cookie(mut self, on: bool) -> Self {
         self.no_cookie = on;
+        self
+    }
+
+    /// `TCP_DEFER_ACCEPT`: for how long connections that have sent nothing yet stay with the kernel. They
+    /// are accepted with their first data, or after about this time without any. Default 0, at once.
+    ///
+    /// It spares the wake-up for those who connect and say nothing. A connection that rode has its data,
+    /// and is accepted at once. The kernel counts in its retransmissions of the SYN-ACK: 1, 3, 7, 15 s, …,
+    /// and takes the next of them. Elsewhere than on Linux nothing is deferred.
+    pub fn defer_accept(mut self, at_most: Duration) -> Self {
+        self.defer_accept = at_most;
         self
     }
 
@@ -260,6 +273,7 @@ impl ListenerBuilder {
         // Before `listen`, so that no SYN comes between.
         let keys = self.set_keys(&socket, &support, address)?;
         self.set_fastopen(&socket, &support);
+        self.set_defer_accept(&socket);
         let backlog = i32::try_from(self.backlog).unwrap_or(i32::MAX);
         socket.listen(backlog).map_err(failed(BindStep::Listen))?;
         self.register(socket.into(), address, support, keys)
@@ -293,6 +307,7 @@ impl ListenerBuilder {
             .map_err(|error| BindError::new(BindStep::NoDelay, address, error))?;
         let keys = self.set_keys(&listener, &support, address)?;
         self.set_fastopen(&listener, &support);
+        self.set_defer_accept(&listener);
         self.register(listener, address, support, keys)
     }
 
@@ -360,6 +375,14 @@ impl ListenerBuilder {
         match self.only_v6 {
             Some(on) if address.is_ipv6() => socket.set_only_v6(on).map_err(failed(BindStep::OnlyV6)),
             _ => Ok(()),
+        }
+    }
+
+    /// Its failure is no error: it spares work, and changes nothing else.
+    fn set_defer_accept(&self, listener: &impl tfo_core::AsSocket) {
+        if !self.defer_accept.is_zero() {
+            let seconds = self.defer_accept.as_millis().div_ceil(1000);
+            let _ = sockopt::set_defer_accept(listener, u32::try_from(seconds).unwrap_or(u32::MAX));
         }
     }
 
