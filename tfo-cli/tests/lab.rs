@@ -150,7 +150,7 @@ lab_tests! {
             return;
         }
         for (args, rides) in [(&["--tcp-fastopen"] as &[_], true), (&[], false)] {
-            let lab = Lab::builder().rtt(RTT).build().unwrap();
+            let lab = Lab::builder().rtt(5 * RTT).build().unwrap();
             let _serve = Serve::start(&lab);
             for _ in 0..2 {
                 let curl = lab.host("client").command("curl").args(["-sS"]).args(args).arg(url(&lab)).output().unwrap();

@@ -30,7 +30,7 @@ use tokio::time::sleep;
 
 use Runtime::{CurrentThread, MultiThread};
 
-const RTT: Duration = Duration::from_millis(20);
+const RTT: Duration = Duration::from_millis(100);
 
 #[cfg(tfo_fallback)]
 fn main() {}

@@ -229,7 +229,7 @@ lab_tests! {
             assert_eq!(stream.conn_info().saved_rtts(), 1);
         });
         assert_eq!(flow.syn().payload(), GET);
-        assert!(flow.answered_before_any_further_client_packet());
+        assert!(flow.request_delivered_in_syn(), "{flow}");
     }
 
     /// The network changes between connect and first write: the request completes, and the truth is told.
