@@ -94,6 +94,14 @@ fn site() -> tempfile::TempDir {
     symlink(outside.join("secret"), root.join("absolute")).unwrap();
     symlink(&outside, root.join("directory")).unwrap();
     symlink("../../outside/secret", root.join("stolen/index.html")).unwrap();
+    // Links within the root, to what is hidden there.
+    symlink(".env", root.join("dotlink")).unwrap();
+    symlink(".git", root.join("gitlink")).unwrap();
+    symlink("../gitlink/config", root.join("dir/chain")).unwrap();
+    fs::write(root.join(".git/index.html"), "secret").unwrap();
+    fs::create_dir(root.join(".git/plain")).unwrap();
+    symlink("../../index.html", root.join(".git/plain/index.html")).unwrap();
+    symlink(".git/plain", root.join("back")).unwrap();
     symlink("loop", root.join("loop")).unwrap();
     assert!(Command::new("mkfifo").arg(root.join("pipe")).status().unwrap().success());
     directory
@@ -159,6 +167,13 @@ fn nothing_outside_and_nothing_hidden_is_served() {
         "/stolen/",
         "/stolen",
         "/stolen/index.html",
+        "/dotlink",
+        "/gitlink",
+        "/gitlink/",
+        "/gitlink/config",
+        "/gitlink/plain/",
+        "/dir/chain",
+        "/back",
         "/loop",
         "/pipe",
         "/empty/",
@@ -181,7 +196,16 @@ fn nothing_outside_and_nothing_hidden_is_served() {
         serve.exchange("GET http://h/../outside/secret HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n");
     assert!(absolute.starts_with("HTTP/1.1 404 "), "{absolute}");
     // A head is looked up in another way than a body.
-    for path in ["/relative", "/.env", "/pipe", "/stolen/", "/directory/secret"] {
+    for path in [
+        "/relative",
+        "/.env",
+        "/dotlink",
+        "/gitlink/config",
+        "/gitlink/",
+        "/pipe",
+        "/stolen/",
+        "/directory/secret",
+    ] {
         let head = serve.exchange(&format!("HEAD {path} HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n"));
         assert!(head.starts_with("HTTP/1.1 404 "), "{path}: {head}");
     }
