@@ -140,6 +140,42 @@ fn files_are_served_with_types_ranges_and_conditions() {
 }
 
 #[test]
+fn a_range_is_given_only_of_the_file_that_the_client_has() {
+    let site = site();
+    let serve = Serve::start(&site.path().join("root"), ANY);
+    let whole = serve.get("/a%20b.txt", "");
+    let header = |name| whole.lines().find_map(|line| line.strip_prefix(name)).unwrap();
+    let (tag, time) = (header("etag: "), header("last-modified: "));
+    for (condition, status) in [
+        (tag, 206),
+        (time, 206),
+        (&format!("W/{tag}"), 200),
+        ("\"other\"", 200),
+        ("Thu, 01 Jan 1970 00:00:00 GMT", 200),
+        ("Thu, 01 Jan 2099 00:00:00 GMT", 200),
+        (&format!("{tag}, \"other\""), 200),
+        ("*", 200),
+        ("nonsense", 200),
+        ("", 200),
+    ] {
+        for (range, part, missed) in [("bytes=2-4", "234", 206), ("bytes=99-", "", 416)] {
+            let answer = serve.get("/a%20b.txt", &format!("Range: {range}\r\nIf-Range: {condition}\r\n"));
+            let (status, body) = if status == 206 { (missed, part) } else { (200, "0123456789") };
+            let begins = format!("HTTP/1.1 {status} ");
+            assert!(answer.starts_with(&begins) && answer.ends_with(body), "{condition} {range}: {answer}");
+        }
+        let all = serve.get("/a%20b.txt", &format!("If-Range: {condition}\r\n"));
+        assert!(all.starts_with("HTTP/1.1 200 "), "{condition}: {all}");
+    }
+    // The other conditions come first.
+    let both = format!("Range: bytes=2-4\r\nIf-Range: \"other\"\r\nIf-None-Match: {tag}\r\n");
+    assert!(serve.get("/a%20b.txt", &both).starts_with("HTTP/1.1 304 "));
+    // Several ranges at once: everything.
+    let several = serve.get("/a%20b.txt", "Range: bytes=0-1,4-5\r\n");
+    assert!(several.starts_with("HTTP/1.1 200 ") && several.ends_with("\r\n\r\n0123456789"), "{several}");
+}
+
+#[test]
 fn nothing_outside_and_nothing_hidden_is_served() {
     let site = site();
     let serve = Serve::start(&site.path().join("root"), ANY);

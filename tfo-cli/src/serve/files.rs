@@ -18,9 +18,9 @@ use bytes::Bytes;
 use cap_fs_ext::{DirExt as _, FollowSymlinks, OpenOptionsFollowExt as _, OpenOptionsSyncExt as _};
 use cap_std::ambient_authority;
 use cap_std::fs::{Dir, OpenOptions};
-use http::header::CONTENT_TYPE;
-use http::{HeaderValue, Request, Response, StatusCode};
-use http_body_util::{Either, Full};
+use http::header::{CONTENT_TYPE, ETAG, IF_RANGE, LAST_MODIFIED, RANGE};
+use http::{HeaderMap, HeaderValue, Request, Response, StatusCode};
+use http_body_util::{Either, Empty, Full};
 use hyper::body::Incoming;
 use percent_encoding::percent_decode_str;
 use tokio::io::{AsyncRead, AsyncSeek, ReadBuf};
@@ -46,12 +46,14 @@ impl Files {
         let root = Dir::open_ambient_dir(root, ambient_authority()).map_err(|error| {
             Failure::because(Code::General, format_args!("cannot open the directory {name} (--root)"), &error)
         })?;
-        Ok(Self(ServeDir::with_backend("", Beneath(Arc::new(root)))))
+        // Whoever asks for several ranges at once gets everything, as RFC 9110 14.2 allows.
+        let files = ServeDir::with_backend("", Beneath(Arc::new(root))).ignore_multi_range_requests(true);
+        Ok(Self(files))
     }
 
-    pub(super) async fn answer(mut self, request: Request<Incoming>) -> Result<Response<Body>, Infallible> {
+    pub(super) async fn answer(self, request: Request<Incoming>) -> Result<Response<Body>, Infallible> {
         if may_be_asked_for(request.uri().path()) {
-            let response = self.0.call(request).await?;
+            let response = self.found(request).await?;
             if response.status() != StatusCode::NOT_FOUND {
                 return Ok(response.map(Body::Left));
             }
@@ -62,6 +64,33 @@ impl Files {
         response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
         Ok(response)
     }
+
+    /// RFC 9110 13.1.5: a range is of use only to whom has the rest of this very file. `ServeDir` does
+    /// not know `If-Range`, so the answer, which tells of the file that was opened, is held against it.
+    async fn found(
+        mut self,
+        request: Request<Incoming>,
+    ) -> Result<Response<ServeFileSystemResponseBody>, Infallible> {
+        let mut request = request.map(drop).map(|()| Empty::<Bytes>::new());
+        let Some(condition) = request.headers_mut().remove(IF_RANGE) else {
+            return self.0.call(request).await;
+        };
+        let response = self.0.call(request.clone()).await?;
+        let ranged =
+            [StatusCode::PARTIAL_CONTENT, StatusCode::RANGE_NOT_SATISFIABLE].contains(&response.status());
+        if !ranged || unchanged(&condition, response.headers()) {
+            return Ok(response);
+        }
+        request.headers_mut().remove(RANGE);
+        self.0.call(request).await
+    }
+}
+
+/// Whether an `If-Range` names just this file: its entity tag, a strong one, or its time. A tag is told
+/// from a time by its quotes, so neither can be taken for the other.
+fn unchanged(condition: &HeaderValue, headers: &HeaderMap) -> bool {
+    let strong = !condition.as_bytes().starts_with(b"W/");
+    strong && [ETAG, LAST_MODIFIED].iter().any(|name| headers.get(name) == Some(condition))
 }
 
 type Body = Either<ServeFileSystemResponseBody, Full<Bytes>>;
