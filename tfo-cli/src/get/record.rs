@@ -8,7 +8,7 @@ use serde::Serialize;
 use tfo_http::{ConnInfo, SynOutcome};
 
 use crate::fetch::{Answer, Unanswered};
-use crate::text::{bytes, millis};
+use crate::text::{bytes, millis, saved};
 
 /// One request. The names are those of `schemas/get.json`, and do not change.
 #[derive(Debug, Default, Serialize)]
@@ -108,7 +108,7 @@ impl Record {
         };
         match self.saved_rtts {
             0 => format!("{sent}, nothing saved: {why}"),
-            _ => format!("{sent}, saved 1 round trip ({})", millis(Duration::from_micros(self.saved_us))),
+            _ => format!("{sent}, saved 1 round trip ({})", saved(Duration::from_micros(self.saved_us))),
         }
     }
 }
@@ -141,6 +141,8 @@ mod tests {
             ride.line(Some(2)),
             "#2   200 OK       5 B    50.9 ms  request in the SYN (84 bytes), saved 1 round trip (50.3 ms)"
         );
+        let near = Record { saved_us: 21, ..record() };
+        assert!(near.story().ends_with("saved 1 round trip (under 0.1 ms)"));
         assert!(ride.line(None).starts_with("200 "));
     }
 
