@@ -112,6 +112,18 @@ fn the_page_fits_eighty_columns() {
 }
 
 #[test]
+fn the_readme_shows_what_is_printed() {
+    let readme = include_str!("../../../../README.md");
+    let page = Report::new(&Place::Lab { rtt: RTT }, &visits(&[true; 5])).page();
+    // All but the times, which are each run's own.
+    for line in page.lines().filter(|line| !line.contains(" ms")) {
+        assert!(readme.lines().any(|other| other == line), "not in README.md: {line:?}");
+    }
+    let rows = |text: &str| text.lines().filter(|line| line.starts_with(" repeat ")).count();
+    assert_eq!((rows(readme), rows(&page)), (5, 5));
+}
+
+#[test]
 fn agreeing_visits_leave_no_doubt() {
     let visits = visits(&[true, true]);
     let place = Place::Lab { rtt: RTT };
