@@ -2,6 +2,7 @@
 
 mod files;
 pub(crate) mod http1;
+mod patient;
 mod signals;
 
 use std::io::{self, Write as _};
