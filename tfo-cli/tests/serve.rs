@@ -314,3 +314,32 @@ fn what_cannot_begin_is_1_and_says_why() {
     tfo(&["serve", "--root", file.to_str().unwrap()]).assert_failed(1, "not a directory");
     tfo(&["serve", "--root", "/nonexistent"]).assert_failed(1, "/nonexistent");
 }
+
+#[test]
+fn a_browser_shows_its_pages() {
+    let paths = std::env::var_os("PATH").unwrap_or_default();
+    if !std::env::split_paths(&paths).any(|path| path.join("chromium").exists()) {
+        let required = std::env::var_os("TFO_LAB").is_some_and(|value| value == "require");
+        assert!(!required, "chromium is not installed (TFO_LAB=require)");
+        eprintln!("\n!!! SKIPPED: chromium is not installed\n");
+        return;
+    }
+    let site = site();
+    let root = site.path().join("root");
+    let page = "<!doctype html><p id=p>empty</p><script src=script.js></script>";
+    fs::write(root.join("page.html"), page).unwrap();
+    // Only a browser that loads both, and takes the script's type for one, shows this.
+    fs::write(root.join("script.js"), "document.getElementById('p').textContent = 'fil' + 'led'").unwrap();
+    let serve = Serve::start(&root, ANY);
+    let profile = tempfile::tempdir().unwrap();
+    let flags = "--headless --no-sandbox --disable-gpu --no-first-run --disable-background-networking \
+                 --disable-component-update --disable-sync";
+    let shown = Command::new("chromium")
+        .args(flags.split_whitespace())
+        .arg(format!("--user-data-dir={}", profile.path().display()))
+        .args(["--dump-dom", &format!("http://{}/page.html", serve.address)])
+        .output()
+        .unwrap();
+    let dom = String::from_utf8_lossy(&shown.stdout);
+    assert!(dom.contains("<p id=\"p\">filled</p>"), "{shown:?}");
+}
