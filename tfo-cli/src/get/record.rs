@@ -47,6 +47,8 @@ impl Record {
     pub(super) fn unanswered(unanswered: &Unanswered, reused: bool) -> Self {
         let mut record = Self::of(unanswered.info.as_ref(), unanswered.elapsed, reused);
         (record.saved_rtts, record.saved_us) = (0, 0);
+        record.status = unanswered.head.map(|(status, _)| status.as_u16());
+        record.version = unanswered.head.map(|(_, version)| format!("{version:?}"));
         if let (None, Some((remote_addr, outcome, reason))) = (&unanswered.info, &unanswered.handshake) {
             record.remote_addr = Some(*remote_addr);
             record.outcome = Some(outcome.as_str());
