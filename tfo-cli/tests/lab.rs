@@ -96,6 +96,14 @@ lab_tests! {
         assert!(lines[0].contains("nothing in the SYN") && lines[0].contains("no cookie"), "{ran:?}");
         assert!(lines[1].contains("request in the SYN") && lines[1].contains("saved 1 round trip (2"), "{ran:?}");
         assert_eq!(ran.stdout, "hellohello");
+        assert!(!ran.stderr.contains("may have"), "{ran:?}");
+    }
+
+    fn a_server_that_gives_no_cookie_is_hinted_at() {
+        let lab = Lab::builder().rtt(RTT).fastopen("server", 1).build().unwrap();
+        let _serve = Serve::start(&lab);
+        let hinted: Vec<_> = get(&lab, &["-n", "3"]).stderr.lines().map(|line| line.contains("may have TCP Fast Open off")).collect();
+        assert_eq!(hinted, [false, true, true]);
     }
 
     fn silent_and_refused_addresses_end_in_time() {

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use http::StatusCode;
 use serde::Serialize;
-use tfo_http::{ConnInfo, SynOutcome};
+use tfo_http::{ConnInfo, Reason, SynOutcome};
 
 use crate::fetch::{Answer, Unanswered};
 use crate::text::{bytes, millis, saved};
@@ -80,6 +80,12 @@ impl Record {
             record.saved_us = micros(info.saved());
         }
         record
+    }
+
+    /// The server's address, if it was asked for a cookie on a connection of this request's own.
+    pub(super) fn without_cookie(&self) -> Option<SocketAddr> {
+        let asked = !self.reused && self.reason == Some(Reason::NoCookie.as_str());
+        self.remote_addr.filter(|_| asked)
     }
 
     /// For people.
