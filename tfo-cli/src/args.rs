@@ -46,7 +46,7 @@ Examples:
   tfo demo                           six visits, 50 ms away
   tfo demo --rtt 120ms --requests 20 --json")]
 pub(crate) struct DemoArgs {
-    /// The round-trip time of the private network, 1ms to 900ms.
+    /// The round-trip time of the private network, with its unit: 1ms to 900ms.
     #[arg(long, value_name = "TIME", default_value = "50ms", value_parser = parse_rtt)]
     pub(crate) rtt: Duration,
     /// How many repeat visits follow the first one, of each kind, 1 to 1000.
@@ -163,7 +163,10 @@ pub(crate) struct ServeArgs {
 }
 
 fn parse_rtt(text: &str) -> Result<Duration, String> {
-    let rtt = humantime::parse_duration(text).map_err(|error| error.to_string())?;
+    let rtt = humantime::parse_duration(text).map_err(|error| match text.parse::<f64>() {
+        Ok(_) => format!("it needs a unit: {text}ms"),
+        Err(_) => error.to_string(),
+    })?;
     // The kernel repeats a SYN after 1 s: beyond that it is no longer one round trip that is measured.
     match (Duration::from_millis(1)..=Duration::from_millis(900)).contains(&rtt) {
         true => Ok(rtt),
@@ -243,6 +246,7 @@ mod tests {
             assert!(parse_patience(bad).is_err(), "{bad:?}: {:?}", parse_patience(bad));
         }
         assert_eq!(parse_rtt("50ms").unwrap(), Duration::from_millis(50));
+        assert_eq!(parse_rtt("50").unwrap_err(), "it needs a unit: 50ms");
         for bad in ["0", "0s", "999us", "901ms", "1h", "50", "-5ms", ""] {
             assert!(parse_rtt(bad).is_err(), "{bad:?}");
         }

@@ -54,10 +54,12 @@ pub(crate) struct Answer {
     pub(crate) info: Option<ConnInfo>,
 }
 
-/// A request that was not.
+/// A request that was not, or not to the end.
 #[derive(Debug)]
 pub(crate) struct Unanswered {
     pub(crate) failure: Failure,
+    /// The status of an answer that did not come to its end.
+    pub(crate) head: Option<(StatusCode, Version)>,
     pub(crate) elapsed: Duration,
     /// `None` if it never came to a connection.
     pub(crate) info: Option<ConnInfo>,
@@ -86,7 +88,8 @@ impl Fetcher {
     ) -> Result<Answer, Unanswered> {
         let capture = capture_connection(&mut request);
         let begun = Instant::now();
-        let exchange = self.exchange(request, output, begun);
+        let mut head = None;
+        let exchange = self.exchange(request, output, begun, &mut head);
         let result = match self.settings.max_time {
             None => exchange.await,
             Some(whole) => timeout(whole, exchange).await.unwrap_or_else(|_| {
@@ -98,7 +101,7 @@ impl Fetcher {
         match result {
             Ok(answer) => Ok(Answer { info, ..answer }),
             Err((failure, handshake)) => {
-                Err(Unanswered { failure, elapsed: begun.elapsed(), info, handshake })
+                Err(Unanswered { failure, head, elapsed: begun.elapsed(), info, handshake })
             }
         }
     }
@@ -108,9 +111,11 @@ impl Fetcher {
         request: Request<Full<Bytes>>,
         output: Option<&mut Output>,
         begun: Instant,
+        head: &mut Option<(StatusCode, Version)>,
     ) -> Result<Answer, Stumble> {
         let response = self.client.request(request).await.map_err(|error| self.explain(&error))?;
         let (status, version) = (response.status(), response.version());
+        *head = Some((status, version));
         let body_bytes = receive(response, output).await.map_err(|failure| (failure, None))?;
         Ok(Answer { status, version, body_bytes, elapsed: begun.elapsed(), info: None })
     }

@@ -7,6 +7,14 @@ pub(crate) fn millis(time: Duration) -> String {
     format!("{:.1} ms", time.as_secs_f64() * 1000.0)
 }
 
+/// A time that was saved. On loopback it rounds to nothing, but nothing it is not.
+pub(crate) fn saved(time: Duration) -> String {
+    match time.as_micros() {
+        0..50 => "under 0.1 ms".to_owned(),
+        _ => millis(time),
+    }
+}
+
 /// A size: `5 B`, `12.3 kB`, `1.5 MB`.
 pub(crate) fn bytes(count: u64) -> String {
     match count {
@@ -24,6 +32,8 @@ mod tests {
     #[test]
     fn numbers() {
         assert_eq!(millis(Duration::from_micros(50_940)), "50.9 ms");
+        assert_eq!(saved(Duration::from_micros(20)), "under 0.1 ms");
+        assert_eq!(saved(Duration::from_micros(50)), "0.1 ms");
         let sizes = [0, 9_999, 10_000, 1_500_000, 2_000_000_000].map(bytes);
         assert_eq!(sizes, ["0 B", "9999 B", "10.0 kB", "1.5 MB", "2.0 GB"]);
     }

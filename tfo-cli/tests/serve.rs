@@ -94,6 +94,14 @@ fn site() -> tempfile::TempDir {
     symlink(outside.join("secret"), root.join("absolute")).unwrap();
     symlink(&outside, root.join("directory")).unwrap();
     symlink("../../outside/secret", root.join("stolen/index.html")).unwrap();
+    // Links within the root, to what is hidden there.
+    symlink(".env", root.join("dotlink")).unwrap();
+    symlink(".git", root.join("gitlink")).unwrap();
+    symlink("../gitlink/config", root.join("dir/chain")).unwrap();
+    fs::write(root.join(".git/index.html"), "secret").unwrap();
+    fs::create_dir(root.join(".git/plain")).unwrap();
+    symlink("../../index.html", root.join(".git/plain/index.html")).unwrap();
+    symlink(".git/plain", root.join("back")).unwrap();
     symlink("loop", root.join("loop")).unwrap();
     assert!(Command::new("mkfifo").arg(root.join("pipe")).status().unwrap().success());
     directory
@@ -132,6 +140,42 @@ fn files_are_served_with_types_ranges_and_conditions() {
 }
 
 #[test]
+fn a_range_is_given_only_of_the_file_that_the_client_has() {
+    let site = site();
+    let serve = Serve::start(&site.path().join("root"), ANY);
+    let whole = serve.get("/a%20b.txt", "");
+    let header = |name| whole.lines().find_map(|line| line.strip_prefix(name)).unwrap();
+    let (tag, time) = (header("etag: "), header("last-modified: "));
+    for (condition, status) in [
+        (tag, 206),
+        (time, 206),
+        (&format!("W/{tag}"), 200),
+        ("\"other\"", 200),
+        ("Thu, 01 Jan 1970 00:00:00 GMT", 200),
+        ("Thu, 01 Jan 2099 00:00:00 GMT", 200),
+        (&format!("{tag}, \"other\""), 200),
+        ("*", 200),
+        ("nonsense", 200),
+        ("", 200),
+    ] {
+        for (range, part, missed) in [("bytes=2-4", "234", 206), ("bytes=99-", "", 416)] {
+            let answer = serve.get("/a%20b.txt", &format!("Range: {range}\r\nIf-Range: {condition}\r\n"));
+            let (status, body) = if status == 206 { (missed, part) } else { (200, "0123456789") };
+            let begins = format!("HTTP/1.1 {status} ");
+            assert!(answer.starts_with(&begins) && answer.ends_with(body), "{condition} {range}: {answer}");
+        }
+        let all = serve.get("/a%20b.txt", &format!("If-Range: {condition}\r\n"));
+        assert!(all.starts_with("HTTP/1.1 200 "), "{condition}: {all}");
+    }
+    // The other conditions come first.
+    let both = format!("Range: bytes=2-4\r\nIf-Range: \"other\"\r\nIf-None-Match: {tag}\r\n");
+    assert!(serve.get("/a%20b.txt", &both).starts_with("HTTP/1.1 304 "));
+    // Several ranges at once: everything.
+    let several = serve.get("/a%20b.txt", "Range: bytes=0-1,4-5\r\n");
+    assert!(several.starts_with("HTTP/1.1 200 ") && several.ends_with("\r\n\r\n0123456789"), "{several}");
+}
+
+#[test]
 fn nothing_outside_and_nothing_hidden_is_served() {
     let site = site();
     let serve = Serve::start(&site.path().join("root"), ANY);
@@ -159,6 +203,13 @@ fn nothing_outside_and_nothing_hidden_is_served() {
         "/stolen/",
         "/stolen",
         "/stolen/index.html",
+        "/dotlink",
+        "/gitlink",
+        "/gitlink/",
+        "/gitlink/config",
+        "/gitlink/plain/",
+        "/dir/chain",
+        "/back",
         "/loop",
         "/pipe",
         "/empty/",
@@ -181,7 +232,16 @@ fn nothing_outside_and_nothing_hidden_is_served() {
         serve.exchange("GET http://h/../outside/secret HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n");
     assert!(absolute.starts_with("HTTP/1.1 404 "), "{absolute}");
     // A head is looked up in another way than a body.
-    for path in ["/relative", "/.env", "/pipe", "/stolen/", "/directory/secret"] {
+    for path in [
+        "/relative",
+        "/.env",
+        "/dotlink",
+        "/gitlink/config",
+        "/gitlink/",
+        "/pipe",
+        "/stolen/",
+        "/directory/secret",
+    ] {
         let head = serve.exchange(&format!("HEAD {path} HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n"));
         assert!(head.starts_with("HTTP/1.1 404 "), "{path}: {head}");
     }
@@ -320,4 +380,33 @@ fn a_hang_up_ends_it_only_where_there_is_no_file_to_read_again() {
     let (code, said) = serve.end();
     assert_eq!(code, Some(0), "{said}");
     assert!(said.contains("cookie keys: read again"), "{said}");
+}
+
+#[test]
+fn a_browser_shows_its_pages() {
+    let paths = std::env::var_os("PATH").unwrap_or_default();
+    if !std::env::split_paths(&paths).any(|path| path.join("chromium").exists()) {
+        let required = std::env::var_os("TFO_LAB").is_some_and(|value| value == "require");
+        assert!(!required, "chromium is not installed (TFO_LAB=require)");
+        eprintln!("\n!!! SKIPPED: chromium is not installed\n");
+        return;
+    }
+    let site = site();
+    let root = site.path().join("root");
+    let page = "<!doctype html><p id=p>empty</p><script src=script.js></script>";
+    fs::write(root.join("page.html"), page).unwrap();
+    // Only a browser that loads both, and takes the script's type for one, shows this.
+    fs::write(root.join("script.js"), "document.getElementById('p').textContent = 'fil' + 'led'").unwrap();
+    let serve = Serve::start(&root, ANY);
+    let profile = tempfile::tempdir().unwrap();
+    let flags = "--headless --no-sandbox --disable-gpu --no-first-run --disable-background-networking \
+                 --disable-component-update --disable-sync";
+    let shown = Command::new("chromium")
+        .args(flags.split_whitespace())
+        .arg(format!("--user-data-dir={}", profile.path().display()))
+        .args(["--dump-dom", &format!("http://{}/page.html", serve.address)])
+        .output()
+        .unwrap();
+    let dom = String::from_utf8_lossy(&shown.stdout);
+    assert!(dom.contains("<p id=\"p\">filled</p>"), "{shown:?}");
 }

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use comfy_table::{CellAlignment, LineStyle, Row, Table, presets};
+use comfy_table::{CellAlignment, ContentArrangement, LineStyle, Row, Table, presets};
 use serde::Serialize;
 use tfo_core::Support;
 use tfo_http::SynOutcome;
@@ -10,10 +10,12 @@ use tfo_http::SynOutcome;
 use super::evidence;
 use super::network::Place;
 use super::visits::{Mode, Packets, Visit};
-use crate::text::millis;
+use crate::text::{millis, saved};
 
 /// How many visits are shown one by one; JSON has all.
 const ROWS: usize = 21;
+/// Of the table: it shall fit everywhere.
+const WIDTH: u16 = 80;
 
 /// The visits, and what they amount to.
 #[derive(Debug)]
@@ -33,8 +35,10 @@ struct Summary {
     saved_visits: usize,
     plain_median_us: u64,
     tfo_median_us: u64,
-    /// Plain less TCP Fast Open; negative if that was slower.
+    /// The difference of these two; negative if TCP Fast Open was slower.
     saved_median_us: i64,
+    /// The round trip that was saved, by the client's kernel: of the visits that saved one.
+    saved_rtt_median_us: Option<u64>,
     /// Rides whose answer left before anything but the SYN had arrived; `None` without a tap.
     answered_early: Option<usize>,
 }
@@ -152,13 +156,15 @@ impl<'a> Report<'a> {
     pub(super) fn page(&self) -> String {
         let head = match self.place {
             Place::Lab { rtt, .. } => format!(
-                "A client and a server on this machine's kernel, in a private network with a round-trip time of {}.\n\
-                 Every request goes on a new connection.",
+                "A client and a server on this machine's kernel, in a private network with a\n\
+                 round-trip time of {}. Every request goes on a new connection. In brackets:\n\
+                 how many round trips (RTTs) it took.",
                 humantime::format_duration(*rtt)
             ),
             Place::Loopback { .. } => {
-                "A client and a server on this machine's loopback, where there is no round trip worth saving.\n\
-                 Whether TCP Fast Open works here at all is decided by the machine's own settings."
+                "A client and a server on this machine's loopback, where there is no round trip\n\
+                 worth saving. Whether TCP Fast Open works here at all is decided by the\n\
+                 machine's own settings."
                     .to_owned()
             }
         };
@@ -173,17 +179,19 @@ impl<'a> Report<'a> {
         if !self.problems.is_empty() {
             page.push('\n');
         }
-        page.push_str(&self.evidence());
-        page.push('\n');
-        page.push_str(&self.claim());
+        for part in [self.evidence(), self.medians(), self.claim()] {
+            page.push_str(&part);
+            page.push('\n');
+        }
+        page.truncate(page.trim_end().len());
         page
     }
 
     fn table(&self) -> Table {
         let mut table = Table::new();
         table.load_style(presets::UTF8_HORIZONTAL_ONLY.row_separator(LineStyle::none()));
-        let heads = ["visit", "plain TCP", "RTTs", "TCP Fast Open", "RTTs", "in the SYN", "saved"];
-        table.set_header(heads);
+        table.set_content_arrangement(ContentArrangement::Dynamic).set_width(WIDTH);
+        table.set_header(["visit", "plain TCP", "TCP Fast Open", "in the SYN", "saved"]);
         let pairs = self.visits.chunks_exact(2);
         let more = pairs.len().saturating_sub(ROWS);
         for pair in pairs.take(ROWS) {
@@ -193,7 +201,7 @@ impl<'a> Report<'a> {
         if more > 0 {
             table.add_row([format!("{more} more")]);
         }
-        for column in 1..=4 {
+        for column in 1..=2 {
             if let Some(column) = table.column_mut(column) {
                 column.set_cell_alignment(CellAlignment::Right);
             }
@@ -202,32 +210,27 @@ impl<'a> Report<'a> {
     }
 
     fn row(&self, plain: &Visit, tfo: &Visit) -> Row {
-        let rtts = |visit| self.rtts(visit).map_or_else(|| "–".to_owned(), |rtts| format!("{rtts:.1}"));
+        let took = |visit: &Visit| {
+            let rtts = self.rtts(visit).map(|rtts| format!(" ({rtts:.1})")).unwrap_or_default();
+            millis(visit.elapsed) + &rtts
+        };
         let in_syn = match (tfo.syn_data_bytes, tfo.first_flight_bytes) {
             (0, _) => match (tfo.outcome, tfo.reason) {
-                (SynOutcome::CookieRequested, _) => "asked for a cookie".to_owned(),
+                (SynOutcome::CookieRequested, _) => "cookie request".to_owned(),
                 (_, Some(reason)) => format!("nothing: {reason}"),
                 (outcome, None) => format!("nothing: {outcome}"),
             },
-            (sent, Some(whole)) if sent < whole => format!("{sent} of {whole} bytes"),
-            (sent, _) => format!("request, {sent} bytes"),
+            (sent, Some(whole)) if sent < whole => format!("{sent} of {whole} B"),
+            (sent, _) => format!("request, {sent} B"),
         };
-        let saved = match (tfo.saved_rtts, tfo.reason) {
+        let saving = match (tfo.saved_rtts, tfo.reason) {
             (0, Some(reason)) if tfo.syn_data_bytes > 0 => format!("nothing: {reason}"),
             (0, _) => "–".to_owned(),
-            _ => format!("1 round trip, {}", millis(tfo.saved)),
+            _ => format!("1 RTT, {}", saved(tfo.saved)),
         };
         let name =
             if plain.is_repeat() { format!("repeat {}", plain.number - 1) } else { "first".to_owned() };
-        Row::from(vec![
-            name,
-            millis(plain.elapsed),
-            rtts(plain),
-            millis(tfo.elapsed),
-            rtts(tfo),
-            in_syn,
-            saved,
-        ])
+        Row::from(vec![name, took(plain), took(tfo), in_syn, saving])
     }
 
     /// What the observers say together.
@@ -245,34 +248,48 @@ impl<'a> Report<'a> {
                     (early, rides) => format!("{early} of {rides} rides were answered"),
                 };
                 format!(
-                    "TCP_INFO at both ends and the packets on the wire agree on all {count} connections;\n\
-                     {answered} before anything but the SYN had reached the server."
+                    "TCP_INFO at both ends and the packets on the wire agree on all {count}\n\
+                     connections; {answered} before anything but the SYN had\n\
+                     reached the server."
                 )
             }
+        }
+    }
+
+    /// What a clock says. It has the machine's noise in it, so nothing is claimed from it.
+    fn medians(&self) -> String {
+        let summary = &self.summary;
+        let (plain, tfo) = (time(summary.plain_median_us), time(summary.tfo_median_us));
+        let medians = format!("medians: {plain} plain, {tfo} with TCP Fast Open");
+        match (self.place, u64::try_from(summary.saved_median_us)) {
+            (Place::Loopback { .. }, _) => medians,
+            (Place::Lab { .. }, Ok(less @ 1..)) => format!("{medians}: {} less", time(less)),
+            (Place::Lab { .. }, _) if summary.saved_visits == 0 => format!("{medians}: no less"),
+            (Place::Lab { .. }, _) => format!(
+                "{medians}: no less.\n\
+                 This machine is too busy for the clock to show what the packets do."
+            ),
         }
     }
 
     /// The closing line: nothing in it that was not measured.
     fn claim(&self) -> String {
         let summary = &self.summary;
-        let (plain, tfo) = (time(summary.plain_median_us), time(summary.tfo_median_us));
-        let visits = if summary.repeat_visits == 1 { "repeat visit" } else { "repeat visits" };
-        let medians = format!("{visits}: {plain} plain, {tfo} with TCP Fast Open");
         if !self.disagreements.is_empty() {
-            return format!("{medians}: nothing is claimed, because the evidence disagrees");
+            return "nothing is claimed, because the evidence disagrees".to_owned();
         }
         if let Place::Loopback { .. } = self.place {
             let rode = format!("{} of {}", summary.saved_visits, summary.repeat_visits);
-            return format!("{medians}: {rode} rode in the SYN, but loopback has no round trip worth saving");
+            return format!("{rode} rode in the SYN, but loopback has no round trip worth saving");
         }
-        let saved = format!("one round trip ({:.1} ms) saved", summary.saved_median_us as f64 / 1000.0);
+        let Some(rtt) = summary.saved_rtt_median_us else { return "nothing saved".to_owned() };
+        let saved = format!("one round trip ({}) saved", time(rtt));
         match (summary.saved_visits, summary.repeat_visits) {
-            (0, _) => format!("{medians}: nothing saved"),
-            (1, 1) => format!("{medians}: {saved}"),
-            (all, of) if all == of => format!("{medians}: {saved} on each of {of}"),
+            (1, 1) => format!("{saved} on the repeat visit"),
+            (all, of) if all == of => format!("{saved} on each of {of} repeat visits"),
             (some, of) => {
                 let why = self.why_not().map(|why| format!(" (the others: {why})")).unwrap_or_default();
-                format!("{medians}: one round trip saved on {some} of {of}{why}")
+                format!("{saved} on {some} of {of} repeat visits{why}")
             }
         }
     }
@@ -296,12 +313,14 @@ impl Summary {
         let (plain_median_us, tfo_median_us) = (median_of(Mode::Plain), median_of(Mode::Tfo));
         let saved = |visit: &&Visit| visit.saved_rtts > 0;
         let early = |visit: &&Visit| visit.packets.is_some_and(|packets| packets.answered_early);
+        let saved_rtts: Vec<_> = repeats(Mode::Tfo).filter(saved).map(|visit| micros(visit.saved)).collect();
         Self {
             repeat_visits: repeats(Mode::Tfo).count(),
             saved_visits: repeats(Mode::Tfo).filter(saved).count(),
             plain_median_us,
             tfo_median_us,
             saved_median_us: plain_median_us.cast_signed() - tfo_median_us.cast_signed(),
+            saved_rtt_median_us: (!saved_rtts.is_empty()).then(|| median(saved_rtts)),
             answered_early: tapped.then(|| repeats(Mode::Tfo).filter(saved).filter(early).count()),
         }
     }

@@ -4,6 +4,7 @@ mod record;
 
 use std::fs;
 use std::io::{self, Read as _, Write as _};
+use std::net::SocketAddr;
 use std::path::Path;
 
 use bytes::Bytes;
@@ -96,6 +97,7 @@ async fn all(args: GetArgs, request: Request<Full<Bytes>>) -> Result<(), Failure
     let file = args.output.as_deref().filter(|file| *file != Path::new("-"));
     let mut file = file.map(Output::file).transpose()?;
     let mut earlier = Earlier::default();
+    let mut cookieless = Cookieless::default();
     for number in 1..=args.number {
         let body = match &mut file {
             Some(file) => Some(file),
@@ -126,13 +128,30 @@ async fn all(args: GetArgs, request: Request<Full<Bytes>>) -> Result<(), Failure
         if !args.json {
             let number = (args.number > 1).then_some(number);
             // Who closes standard error does not want to know.
-            let _ = writeln!(io::stderr(), "{}", record.line(number));
+            let hint = if cookieless.seen(&record) { HINT } else { "" };
+            let _ = writeln!(io::stderr(), "{}{hint}", record.line(number));
         }
         if args.reuse {
             settle().await;
         }
     }
     Ok(())
+}
+
+/// Behind a line about a server that was asked for a cookie before, and gave none.
+const HINT: &str = ", again: the server may have TCP Fast Open off";
+
+/// The address that was last asked for a cookie.
+#[derive(Default)]
+struct Cookieless(Option<SocketAddr>);
+
+impl Cookieless {
+    /// Whether the request before was without a cookie to the same address as this one.
+    fn seen(&mut self, record: &Record) -> bool {
+        let now = record.without_cookie();
+        let before = std::mem::replace(&mut self.0, now);
+        now.is_some() && now == before
+    }
 }
 
 /// Lets the connection go back to the pool: it does so in tasks of its own, and the next request

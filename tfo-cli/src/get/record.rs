@@ -5,10 +5,10 @@ use std::time::Duration;
 
 use http::StatusCode;
 use serde::Serialize;
-use tfo_http::{ConnInfo, SynOutcome};
+use tfo_http::{ConnInfo, Reason, SynOutcome};
 
 use crate::fetch::{Answer, Unanswered};
-use crate::text::{bytes, millis};
+use crate::text::{bytes, millis, saved};
 
 /// One request. The names are those of `schemas/get.json`, and do not change.
 #[derive(Debug, Default, Serialize)]
@@ -47,6 +47,8 @@ impl Record {
     pub(super) fn unanswered(unanswered: &Unanswered, reused: bool) -> Self {
         let mut record = Self::of(unanswered.info.as_ref(), unanswered.elapsed, reused);
         (record.saved_rtts, record.saved_us) = (0, 0);
+        record.status = unanswered.head.map(|(status, _)| status.as_u16());
+        record.version = unanswered.head.map(|(_, version)| format!("{version:?}"));
         if let (None, Some((remote_addr, outcome, reason))) = (&unanswered.info, &unanswered.handshake) {
             record.remote_addr = Some(*remote_addr);
             record.outcome = Some(outcome.as_str());
@@ -81,6 +83,12 @@ impl Record {
         record
     }
 
+    /// The server's address, if it was asked for a cookie on a connection of this request's own.
+    pub(super) fn without_cookie(&self) -> Option<SocketAddr> {
+        let asked = !self.reused && self.reason == Some(Reason::NoCookie.as_str());
+        self.remote_addr.filter(|_| asked)
+    }
+
     /// For people.
     pub(super) fn line(&self, number: Option<u32>) -> String {
         let number = number.map(|number| format!("#{number:<3} ")).unwrap_or_default();
@@ -109,7 +117,7 @@ impl Record {
         };
         match self.saved_rtts {
             0 => format!("{sent}, nothing saved: {why}"),
-            _ => format!("{sent}, saved 1 round trip ({})", millis(Duration::from_micros(self.saved_us))),
+            _ => format!("{sent}, saved 1 round trip ({})", saved(Duration::from_micros(self.saved_us))),
         }
     }
 }
@@ -142,6 +150,8 @@ mod tests {
             ride.line(Some(2)),
             "#2   200 OK       5 B    50.9 ms  request in the SYN (84 bytes), saved 1 round trip (50.3 ms)"
         );
+        let near = Record { saved_us: 21, ..record() };
+        assert!(near.story().ends_with("saved 1 round trip (under 0.1 ms)"));
         assert!(ride.line(None).starts_with("200 "));
     }
 

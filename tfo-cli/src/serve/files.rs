@@ -2,23 +2,25 @@
 //!
 //! `ServeDir` makes the answers (types, ranges, conditions). Every path is opened *beneath* the root by
 //! `cap-std`, which on Linux is `openat2` with `RESOLVE_BENEATH`: no `..`, symbolic link or exchange of
-//! directories while the request is under way leads out. Nothing is checked first and opened later.
+//! directories while the request is under way leads out. Symbolic links are resolved first, and what
+//! they lead to is then opened name by name without following any: a link to a dot file is no way to it.
 
 use std::convert::Infallible;
 use std::future::Future;
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::SystemTime;
 
 use bytes::Bytes;
+use cap_fs_ext::{DirExt as _, FollowSymlinks, OpenOptionsFollowExt as _, OpenOptionsSyncExt as _};
 use cap_std::ambient_authority;
-use cap_std::fs::Dir;
-use http::header::CONTENT_TYPE;
-use http::{HeaderValue, Request, Response, StatusCode};
-use http_body_util::{Either, Full};
+use cap_std::fs::{Dir, OpenOptions};
+use http::header::{CONTENT_TYPE, ETAG, IF_RANGE, LAST_MODIFIED, RANGE};
+use http::{HeaderMap, HeaderValue, Request, Response, StatusCode};
+use http_body_util::{Either, Empty, Full};
 use hyper::body::Incoming;
 use percent_encoding::percent_decode_str;
 use tokio::io::{AsyncRead, AsyncSeek, ReadBuf};
@@ -44,12 +46,14 @@ impl Files {
         let root = Dir::open_ambient_dir(root, ambient_authority()).map_err(|error| {
             Failure::because(Code::General, format_args!("cannot open the directory {name} (--root)"), &error)
         })?;
-        Ok(Self(ServeDir::with_backend("", Beneath(Arc::new(root)))))
+        // Whoever asks for several ranges at once gets everything, as RFC 9110 14.2 allows.
+        let files = ServeDir::with_backend("", Beneath(Arc::new(root))).ignore_multi_range_requests(true);
+        Ok(Self(files))
     }
 
-    pub(super) async fn answer(mut self, request: Request<Incoming>) -> Result<Response<Body>, Infallible> {
+    pub(super) async fn answer(self, request: Request<Incoming>) -> Result<Response<Body>, Infallible> {
         if may_be_asked_for(request.uri().path()) {
-            let response = self.0.call(request).await?;
+            let response = self.found(request).await?;
             if response.status() != StatusCode::NOT_FOUND {
                 return Ok(response.map(Body::Left));
             }
@@ -60,6 +64,33 @@ impl Files {
         response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
         Ok(response)
     }
+
+    /// RFC 9110 13.1.5: a range is of use only to whom has the rest of this very file. `ServeDir` does
+    /// not know `If-Range`, so the answer, which tells of the file that was opened, is held against it.
+    async fn found(
+        mut self,
+        request: Request<Incoming>,
+    ) -> Result<Response<ServeFileSystemResponseBody>, Infallible> {
+        let mut request = request.map(drop).map(|()| Empty::<Bytes>::new());
+        let Some(condition) = request.headers_mut().remove(IF_RANGE) else {
+            return self.0.call(request).await;
+        };
+        let response = self.0.call(request.clone()).await?;
+        let ranged =
+            [StatusCode::PARTIAL_CONTENT, StatusCode::RANGE_NOT_SATISFIABLE].contains(&response.status());
+        if !ranged || unchanged(&condition, response.headers()) {
+            return Ok(response);
+        }
+        request.headers_mut().remove(RANGE);
+        self.0.call(request).await
+    }
+}
+
+/// Whether an `If-Range` names just this file: its entity tag, a strong one, or its time. A tag is told
+/// from a time by its quotes, so neither can be taken for the other.
+fn unchanged(condition: &HeaderValue, headers: &HeaderMap) -> bool {
+    let strong = !condition.as_bytes().starts_with(b"W/");
+    strong && [ETAG, LAST_MODIFIED].iter().any(|name| headers.get(name) == Some(condition))
 }
 
 type Body = Either<ServeFileSystemResponseBody, Full<Bytes>>;
@@ -95,11 +126,7 @@ impl tower_http::services::fs::Backend for Beneath {
 
     fn open(&self, path: PathBuf) -> Opening<File> {
         self.blocking(move |root| {
-            // Opening a pipe would wait for its writer.
-            if !root.metadata(&path)?.is_file() {
-                return Err(io::ErrorKind::NotFound.into());
-            }
-            let file = root.open(&path)?.into_std();
+            let file = open(root, &path)?.into_std();
             let metadata = Metadata::of(&file.metadata()?);
             Ok(File { file: tokio::fs::File::from_std(file), metadata })
         })
@@ -107,21 +134,49 @@ impl tower_http::services::fs::Backend for Beneath {
 
     fn metadata(&self, path: PathBuf) -> Opening<Metadata> {
         self.blocking(move |root| {
-            let metadata = root.metadata(&path)?;
-            let servable = match metadata.is_dir() {
-                true => root.metadata(path.join(INDEX))?.is_file(),
-                false => metadata.is_file(),
-            };
-            match servable {
-                true => Ok(Metadata {
-                    is_dir: metadata.is_dir(),
-                    modified: metadata.modified().ok().map(cap_std::time::SystemTime::into_std),
-                    length: metadata.len(),
-                }),
-                false => Err(io::ErrorKind::NotFound.into()),
-            }
+            let is_dir = root.metadata(&path)?.is_dir();
+            let file = if is_dir { path.join(INDEX) } else { path.clone() };
+            // A directory that is reached through a hidden one is hidden, whatever its index is.
+            shown(root, &path)?;
+            let metadata = open(root, &file)?.into_std().metadata()?;
+            Ok(Metadata { is_dir, ..Metadata::of(&metadata) })
         })
     }
+}
+
+/// Opens a regular file that is not hidden, wherever links lead on the way to it.
+fn open(root: &Dir, path: &Path) -> io::Result<cap_std::fs::File> {
+    // Opening a device can do something to it.
+    if !root.metadata(path)?.is_file() {
+        return Err(io::ErrorKind::NotFound.into());
+    }
+    let path = shown(root, path)?;
+    let (mut directory, mut names) = (root.try_clone()?, path.iter().peekable());
+    while let Some(name) = names.next() {
+        if names.peek().is_some() {
+            directory = directory.open_dir_nofollow(name)?;
+            continue;
+        }
+        // What has taken the file's place meanwhile may be a pipe: opening that would wait for its writer.
+        let mut options = OpenOptions::new();
+        options.read(true).follow(FollowSymlinks::No).nonblock(true);
+        let file = directory.open_with(name, &options)?;
+        if file.metadata()?.is_file() {
+            return Ok(file);
+        }
+    }
+    Err(io::ErrorKind::NotFound.into())
+}
+
+/// Where a path leads when all links are resolved, if nothing of that is hidden.
+fn shown(root: &Dir, path: &Path) -> io::Result<PathBuf> {
+    let path = root.canonicalize(path)?;
+    let plain = |part| match part {
+        Component::Normal(name) => !name.as_encoded_bytes().starts_with(b"."),
+        Component::CurDir => true,
+        _ => false,
+    };
+    if path.components().all(plain) { Ok(path) } else { Err(io::ErrorKind::NotFound.into()) }
 }
 
 impl Beneath {

@@ -17,10 +17,14 @@ use tfo_http_server::{AcceptInfo, TfoListener};
 use tokio::sync::Semaphore;
 use tokio::time::timeout;
 
+use super::patient::Patient;
+
 /// Connections at a time; further ones wait in the kernel.
 const CONNECTIONS: usize = 1000;
 /// How long a client may take for the head of a request, or say nothing.
 const HEAD_PATIENCE: Duration = Duration::from_secs(30);
+/// How long a client may read nothing of its answer.
+const READ_PATIENCE: Duration = Duration::from_secs(30);
 /// How long the requests under way may take when all shall end.
 const END_PATIENCE: Duration = Duration::from_secs(10);
 
@@ -51,7 +55,8 @@ pub(crate) async fn serve<S, B>(
             () = &mut stop => break,
         };
         let service = service(stream.info());
-        let connection = graceful.watch(builder.serve_connection(TokioIo::new(stream), service));
+        let stream = TokioIo::new(Patient::new(stream, READ_PATIENCE));
+        let connection = graceful.watch(builder.serve_connection(stream, service));
         tokio::spawn(async move {
             // What a client does to its own connection is its own affair.
             let _ = connection.await;

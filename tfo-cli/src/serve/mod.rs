@@ -3,6 +3,7 @@
 mod files;
 pub(crate) mod http1;
 mod keys;
+mod patient;
 mod signals;
 
 use std::io::{self, Write as _};
