@@ -257,6 +257,6 @@ fn help_has_examples() {
         assert_eq!(ran.code, 0);
         let examples =
             ran.stdout.lines().filter(|line| line.starts_with(&format!("  tfo {command}"))).count();
-        assert_eq!(examples, 2, "{}", ran.stdout);
+        assert!(examples >= 2, "{}", ran.stdout);
     }
 }

@@ -334,7 +334,6 @@ impl Server {
 
     /// Counts the connections that have been closed.
     fn counting(host: &Host, port: u16, keys: &Keys, closed: &Arc<AtomicU64>) -> Self {
-        // `SO_REUSEPORT`, and not listening yet.
         let listener = host.run(|| {
             let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
             socket.set_reuse_address(true).unwrap();
@@ -349,10 +348,8 @@ impl Server {
         let thread = host.spawn(move || {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
             runtime.block_on(async move {
-                let listener =
-                    TfoListener::builder().keys(keys).from_std(same.try_clone().unwrap().into()).unwrap();
                 same.listen(1024).unwrap();
-                drop(same);
+                let listener = TfoListener::builder().keys(keys).from_std(same.into()).unwrap();
                 ready.send(()).unwrap();
                 tokio::select! {
                     _ = stopped => {}
