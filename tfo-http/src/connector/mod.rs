@@ -36,6 +36,13 @@ use crate::stream::TfoStream;
 ///     .build::<_, http_body_util::Empty<bytes::Bytes>>(TfoConnector::new());
 /// ```
 ///
+/// # On bad paths
+///
+/// Where a SYN with TCP Fast Open is not answered, a plain attempt joins it ([`Hedge`]); where it is
+/// refused, a plain one takes its place; where nothing follows its handshake, a plain one is tried
+/// beside it. Bytes are sent a second time only if they are replay-safe. Paths are remembered
+/// ([`PathMemory`]), so that the next requests cost what plain TCP costs.
+///
 /// # Differences from `HttpConnector`
 ///
 /// * A refused or silent server shows, on later visits, when the request is sent:

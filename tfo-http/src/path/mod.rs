@@ -36,7 +36,7 @@
 //!
 //! # For who drives a connection
 //!
-//! The memory can be used on its own; the connector of this crate does not ask it yet.
+//! The connector of this crate does all of this; the memory can also be used on its own.
 //!
 //! 1. To order addresses, [`PathMemory::is_capable`] tells which carry rides. It reserves nothing.
 //! 2. **Before `connect`**, [`PathMemory::ask`], once for each address when its turn comes. `Avoid`:
