@@ -146,6 +146,27 @@ lab_tests! {
         }
     }
 
+    /// The cookie is of the address, not the port: the connect to a closed port is deferred too.
+    fn a_failed_request_has_an_info_as_well() {
+        let lab = Lab::builder().rtt(Duration::from_millis(4)).build().unwrap();
+        let (client, host) = (lab.host("client"), lab.host("server"));
+        let _server = Server::start(&host, host.addr(80));
+        let (open, closed) = (host.addr(80), host.addr(81));
+        run(&client, Runtime::CurrentThread, async move {
+            get(open).await;
+            let mut request = Request::get(uri(closed)).body(Full::default()).unwrap();
+            let captured = capture_connection(&mut request);
+            let error = legacy(TfoConnector::new()).request(request).await.unwrap_err();
+            assert!(tfo_http::is_connect_error(&error) && !error.is_connect(), "{error:?}");
+            let mut extensions = hyper::http::Extensions::new();
+            captured.connection_metadata().as_ref().unwrap().get_extras(&mut extensions);
+            let info = extensions.get::<ConnInfo>().unwrap();
+            assert_eq!((info.outcome(), info.reason()), (SynOutcome::Failed, Some(Reason::Refused)));
+            assert_eq!((info.remote_addr(), info.saved_rtts()), (closed, 0));
+            assert!(info.syn_data_bytes() > 0, "it was deferred: {info:?}");
+        });
+    }
+
     fn infos_and_addresses_are_where_hyper_users_look() {
         let lab = Lab::builder().rtt(Duration::from_millis(4)).build().unwrap();
         let (client, host) = (lab.host("client"), lab.host("server"));
