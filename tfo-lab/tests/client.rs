@@ -134,6 +134,11 @@ lab_tests! {
                 let addr = host.addr(80);
                 let infos = run(&client, Runtime::CurrentThread, async move { [get(addr).await, get(addr).await] });
                 assert_eq!(server.seen().len(), 2);
+                let first = match client_bits & 1 {
+                    0 => (SynOutcome::Plain, Some(Reason::Unsupported)),
+                    _ => (SynOutcome::CookieRequested, Some(Reason::NoCookie)),
+                };
+                assert_eq!((infos[0].outcome(), infos[0].reason()), first, "{client_bits} {server_bits}");
                 let expected = match (client_bits & 1 != 0, server_bits & 2 != 0) {
                     (false, _) => (SynOutcome::Plain, Some(Reason::Unsupported)),
                     (true, false) => (SynOutcome::CookieRequested, Some(Reason::NoCookie)),
