@@ -10,7 +10,7 @@ use tokio::task::spawn_blocking;
 
 use crate::args::ServeArgs;
 
-/// The keys that were asked for; the system's if none were.
+/// The keys that were asked for; the system's if none were. Which are in force is said from now on.
 pub(super) fn open(args: &ServeArgs) -> Result<Keys, KeyError> {
     let keys = match (&args.key_file, &args.key_secret_file) {
         (Some(path), _) => Keys::file(path)?,
@@ -22,18 +22,6 @@ pub(super) fn open(args: &ServeArgs) -> Result<Keys, KeyError> {
     };
     keys.on_event(|event| say(event));
     Ok(keys)
-}
-
-/// Says which keys are in force, by their ids; nothing of the system's, nor where there is no TCP Fast Open.
-pub(super) fn tell(keys: &Keys) {
-    let status = keys.status();
-    match (status.primary, status.backup) {
-        (Some(primary), Some(backup)) => {
-            say(format_args!("cookies are made with {primary}, those of {backup} are accepted too"));
-        }
-        (Some(primary), None) => say(format_args!("cookies are made with {primary}")),
-        (None, _) => {}
-    }
 }
 
 /// Reads the file again at each SIGHUP, from this call on: to be spawned. Without a file SIGHUP ends the

@@ -43,7 +43,6 @@ async fn serve(args: &ServeArgs, files: Files) -> Result<(), Failure> {
         .map_err(|error| Failure::because(Code::General, "cannot watch for signals", &error))?;
     let listener =
         bind(args, &keys).map_err(|error| Failure::new(Code::General, crate::failure::chain(&error)))?;
-    keys::tell(&keys);
     announce(args, &listener);
     tokio::spawn(keys.run());
     tokio::spawn(hang_ups);
