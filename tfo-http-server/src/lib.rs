@@ -109,6 +109,7 @@ mod listener;
 mod outcome;
 #[cfg(any(feature = "hyper", feature = "tower"))]
 mod route;
+mod settle;
 mod shared;
 mod stats;
 mod stream;

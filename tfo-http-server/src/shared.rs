@@ -91,7 +91,7 @@ impl State {
         Self { socket: Some(socket), proof, flight: None, rtt, watch: None, unproven_since, counts }
     }
 
-    pub(crate) fn counts(&self) -> &Counts {
+    pub(crate) fn counts(&self) -> &Arc<Counts> {
         &self.counts
     }
 

@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
 use crate::outcome::{AcceptOutcome, Disproven};
+use crate::settle::Unsettled;
 
 /// A live handle on a listener's counters: cheap to clone, and still good when the listener was moved
 /// into a framework. From [`TfoListener::stats`](crate::TfoListener::stats).
@@ -49,6 +50,48 @@ impl StatsHandle {
                 proxy_refused: get(&self.0.proxy_refused),
             },
         }
+    }
+
+    /// Waits until nothing is withheld any more of the connections that are accepted now: each of them
+    /// is proven and was read from, or is over, or its [deadline](crate::ListenerBuilder::gate_deadline)
+    /// has passed. Ready at once if nothing is.
+    ///
+    /// For a graceful shutdown. A request that is withheld has not been seen by the framework, which
+    /// takes its connection for an idle one and closes it: the client sees a reset. So wait between the
+    /// signal to stop and passing it on. The listener goes on meanwhile; those who come later are not
+    /// waited for. At most it takes the gate's deadline, 10 s by default, for what is never proven.
+    ///
+    /// With axum; tonic's `serve_with_incoming_shutdown` takes the same:
+    ///
+    /// ```no_run
+    /// # #[cfg(feature = "axum")] mod example {
+    /// # use axum::Router;
+    /// # use tfo_http_server::TfoListener;
+    /// # async fn example(app: Router, stop: impl Future<Output = ()> + Send + 'static) -> Result<(), Box<dyn std::error::Error>> {
+    /// let listener = TfoListener::bind("0.0.0.0:8080".parse()?)?;
+    /// let stats = listener.stats();
+    /// let stopped = async move {
+    ///     stop.await;
+    ///     stats.settled().await;
+    /// };
+    /// axum::serve(listener, app).with_graceful_shutdown(stopped).await?;
+    /// # Ok(())
+    /// # }
+    /// # }
+    /// ```
+    ///
+    /// With hyper, await it in front of `hyper_util::server::graceful::GracefulShutdown::shutdown`, or
+    /// of a connection's `graceful_shutdown`.
+    ///
+    /// # Cancel safety
+    ///
+    /// Cancel safe: another call begins anew, with the connections that are accepted then.
+    ///
+    /// # Panics
+    ///
+    /// Outside a tokio runtime with time, if something is withheld.
+    pub async fn settled(&self) {
+        self.0.unsettled.wait().await;
     }
 }
 
@@ -164,6 +207,7 @@ pub(crate) struct Counts {
     shed: AtomicU64,
     no_resources: AtomicU64,
     proxy_refused: AtomicU64,
+    pub(crate) unsettled: Unsettled,
 }
 
 impl Counts {

@@ -265,7 +265,7 @@ impl Stack {
     fn post(self) -> Vec<u8> {
         match self {
             Self::Hyper | Self::Axum => POST.to_vec(),
-            Self::Tonic => grpc_call(),
+            Self::Tonic => support::grpc_call(),
         }
     }
 
@@ -345,28 +345,4 @@ impl tower_service::Service<Request<tonic::body::Body>> for Counter {
         self.0.fetch_add(1, Ordering::SeqCst);
         ready(Ok(tonic::Status::ok("").into_http()))
     }
-}
-
-/// HTTP/2 from its first byte to the end of a call: preface, SETTINGS, HEADERS, DATA.
-fn grpc_call() -> Vec<u8> {
-    let frame = |kind: u8, flags: u8, stream: u8, payload: &[u8]| {
-        [&[0, 0, u8::try_from(payload.len()).unwrap(), kind, flags, 0, 0, 0, stream], payload].concat()
-    };
-    let literal = |index: u8, value: &str| {
-        [&[0x40 | index, u8::try_from(value.len()).unwrap()], value.as_bytes()].concat()
-    };
-    // :method POST, :scheme http, :path, :authority, content-type
-    let headers = [
-        vec![0x83, 0x86],
-        literal(4, "/counter.Counter/Count"),
-        literal(1, "server"),
-        literal(31, "application/grpc"),
-    ];
-    [
-        b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_vec(),
-        frame(4, 0, 0, b""),
-        frame(1, 4, 1, &headers.concat()),
-        frame(0, 1, 1, &[0; 5]),
-    ]
-    .concat()
 }

@@ -20,6 +20,7 @@ use tokio::time::{Instant, Sleep, sleep_until};
 
 use crate::info::AcceptInfo;
 use crate::outcome::Disproven;
+use crate::settle::Place;
 use crate::shared::{Flight, Proof, Shared, State, look, poll_look};
 use cap::Cap;
 use gate::{Judgement, Standing};
@@ -48,6 +49,8 @@ pub struct AcceptedStream {
     mode: Mode,
     /// What is left to be written before the proof; `None` if there is no limit, or it is proven.
     cap: Option<Cap>,
+    /// Held until nothing that came in the SYN is withheld from the reader.
+    unsettled: Option<Place>,
 }
 
 /// Where the gate stands. Each variant owns what only that state needs.
@@ -67,13 +70,14 @@ enum Mode {
 impl AcceptedStream {
     /// A connection that may be read and written freely.
     pub(crate) fn open(shared: Shared) -> Self {
-        Self { shared: Arc::new(shared), mode: Mode::Open, cap: None }
+        Self { shared: Arc::new(shared), mode: Mode::Open, cap: None, unsettled: None }
     }
 
     /// A connection that was not proven when it was accepted: `rule` tells what is replayable, `most` how
     /// much may be written before the proof.
     pub(crate) fn gated(shared: Shared, rule: Option<Replayable>, most: usize) -> Self {
-        Self { shared: Arc::new(shared), mode: Mode::Unseen { rule }, cap: None }.with_cap(most)
+        let unsettled = shared.deadline.map(|deadline| Place::take(shared.state().counts(), deadline));
+        Self { shared: Arc::new(shared), mode: Mode::Unseen { rule }, cap: None, unsettled }.with_cap(most)
     }
 
     /// Limits what may be written before the proof.
@@ -84,7 +88,7 @@ impl AcceptedStream {
 
     /// A connection that was reset before it was accepted.
     pub(crate) fn failed(shared: Shared) -> Self {
-        Self { shared: Arc::new(shared), mode: Mode::Failed(Disproven::Reset), cap: None }
+        Self { shared: Arc::new(shared), mode: Mode::Failed(Disproven::Reset), cap: None, unsettled: None }
     }
 
     /// A live handle on what is known about this connection.
@@ -152,7 +156,7 @@ impl AcceptedStream {
 
 impl AsyncRead for AcceptedStream {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        let Self { shared, mode, .. } = self.get_mut();
+        let Self { shared, mode, unsettled, .. } = self.get_mut();
         if buf.remaining() == 0 {
             return Poll::Ready(Ok(()));
         }
@@ -160,6 +164,9 @@ impl AsyncRead for AcceptedStream {
         let pending = state.proof == Proof::Pending;
         let result = mode.poll_read(&mut state, shared.deadline, cx, buf);
         let settled = pending && state.proof != Proof::Pending;
+        if unsettled.is_some() && mode.withholds_nothing(&state, &result) {
+            *unsettled = None;
+        }
         drop(state);
         if settled {
             shared.wake_waiters();
@@ -309,6 +316,17 @@ impl Mode {
                 state.abort(Disproven::Deadline);
                 Self::Failed(Disproven::Deadline)
             }
+        }
+    }
+
+    /// Whether the reader has all that came in the SYN, or the first of what was withheld, or will never
+    /// have it. That it could read is not enough: it may be told to stop before it does.
+    fn withholds_nothing(&self, state: &State, read: &Poll<io::Result<()>>) -> bool {
+        match read {
+            Poll::Ready(Ok(())) => matches!(self, Self::Open),
+            Poll::Ready(Err(_)) => true,
+            // There was nothing in the SYN.
+            Poll::Pending => matches!(self, Self::Open) && state.flight.is_none(),
         }
     }
 

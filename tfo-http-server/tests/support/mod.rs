@@ -312,3 +312,27 @@ pub(crate) async fn read(stream: &mut AcceptedStream) -> io::Result<Vec<u8>> {
 pub(crate) async fn stays_pending<T>(what: impl Future<Output = T>) {
     assert!(timeout(WHILE, what).await.is_err(), "it was to wait");
 }
+
+/// HTTP/2 from its first byte to the end of a call: preface, SETTINGS, HEADERS, DATA.
+pub(crate) fn grpc_call() -> Vec<u8> {
+    let frame = |kind: u8, flags: u8, stream: u8, payload: &[u8]| {
+        [&[0, 0, u8::try_from(payload.len()).unwrap(), kind, flags, 0, 0, 0, stream], payload].concat()
+    };
+    let literal = |index: u8, value: &str| {
+        [&[0x40 | index, u8::try_from(value.len()).unwrap()], value.as_bytes()].concat()
+    };
+    // :method POST, :scheme http, :path, :authority, content-type
+    let headers = [
+        vec![0x83, 0x86],
+        literal(4, "/counter.Counter/Count"),
+        literal(1, "server"),
+        literal(31, "application/grpc"),
+    ];
+    [
+        b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_vec(),
+        frame(4, 0, 0, b""),
+        frame(1, 4, 1, &headers.concat()),
+        frame(0, 1, 1, &[0; 5]),
+    ]
+    .concat()
+}
