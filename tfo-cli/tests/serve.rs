@@ -293,6 +293,29 @@ fn a_signal_ends_it_when_the_requests_under_way_are_answered() {
 }
 
 #[test]
+fn those_who_wait_to_be_accepted_are_answered_too() {
+    let site = site();
+    let serve = Serve::start(&site.path().join("root"), ANY);
+    assert_eq!(serve.status("/"), 200);
+    // It sleeps, and finds the signal and the connections at once.
+    serve.signal("-STOP");
+    let mut waiting: Vec<_> = (0..50).map(|_| TcpStream::connect(serve.address).unwrap()).collect();
+    for stream in &mut waiting {
+        stream.write_all(b"GET / HTTP/1.1\r\nHost: h\r\n\r\n").unwrap();
+    }
+    serve.signal("-TERM");
+    serve.signal("-CONT");
+    for (index, mut stream) in waiting.into_iter().enumerate() {
+        let mut answer = String::new();
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        let read = stream.read_to_string(&mut answer);
+        assert!(read.is_ok() && answer.starts_with("HTTP/1.1 200 "), "{index}: {read:?} {answer}");
+    }
+    let (code, said) = serve.end();
+    assert_eq!(code, Some(0), "{said}");
+}
+
+#[test]
 fn tcp_fast_open_can_be_turned_off() {
     let site = site();
     let serve =
