@@ -37,12 +37,12 @@ impl AcceptInfo {
     /// The address of the trusted proxy that the connection came through, if it came through one and
     /// its PROXY header named a client.
     pub fn proxy_addr(&self) -> Option<SocketAddr> {
-        self.0.proxied.map(|_| self.0.remote)
+        self.0.proxied.get().map(|_| self.0.remote)
     }
 
     /// The address that the client has connected to, as a trusted proxy has said.
     pub fn proxied_destination(&self) -> Option<SocketAddr> {
-        self.0.proxied.map(|proxied| proxied.destination)
+        self.0.proxied.get().map(|proxied| proxied.destination)
     }
 
     /// The address that the peer has connected to. A system call if the listener's address is a

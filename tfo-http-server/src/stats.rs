@@ -5,23 +5,27 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
+use crate::keys::{KeyStatus, Keys};
 use crate::outcome::{AcceptOutcome, Disproven};
 use crate::settle::Unsettled;
 
 /// A live handle on a listener's counters: cheap to clone, and still good when the listener was moved
 /// into a framework. From [`TfoListener::stats`](crate::TfoListener::stats).
 #[derive(Clone)]
-pub struct StatsHandle(Arc<Counts>);
+pub struct StatsHandle {
+    counts: Arc<Counts>,
+    keys: Option<Keys>,
+}
 
 impl StatsHandle {
-    pub(crate) fn new(counts: Arc<Counts>) -> Self {
-        Self(counts)
+    pub(crate) fn new(counts: Arc<Counts>, keys: Option<Keys>) -> Self {
+        Self { counts, keys }
     }
 
     /// The counters as they are now. Each is exact; together they may be some connections apart.
     pub fn snapshot(&self) -> ListenerStats {
         let Counts { accepted, plain, cookie_only, syn_data, unknown, gated, withheld, in_flight, .. } =
-            &*self.0;
+            &*self.counts;
         let get = |count: &AtomicU64| count.load(Relaxed);
         ListenerStats {
             accepted: get(accepted),
@@ -34,21 +38,22 @@ impl StatsHandle {
             gate: GateStats {
                 gated: get(gated),
                 withheld: get(withheld),
-                reset: get(&self.0.reset),
-                deadline: get(&self.0.deadline),
-                closed: get(&self.0.closed),
+                reset: get(&self.counts.reset),
+                deadline: get(&self.counts.deadline),
+                closed: get(&self.counts.closed),
             },
             proofs: ProofStats {
-                count: get(&self.0.proofs),
-                total: Duration::from_nanos(get(&self.0.proof_nanos)),
-                longest: Duration::from_nanos(get(&self.0.proof_longest)),
+                count: get(&self.counts.proofs),
+                total: Duration::from_nanos(get(&self.counts.proof_nanos)),
+                longest: Duration::from_nanos(get(&self.counts.proof_longest)),
             },
             limits: LimitStats {
                 in_flight: get(in_flight),
-                shed: get(&self.0.shed),
-                no_resources: get(&self.0.no_resources),
-                proxy_refused: get(&self.0.proxy_refused),
+                shed: get(&self.counts.shed),
+                no_resources: get(&self.counts.no_resources),
+                proxy_refused: get(&self.counts.proxy_refused),
             },
+            keys: self.keys.as_ref().map(Keys::status),
         }
     }
 
@@ -91,7 +96,7 @@ impl StatsHandle {
     ///
     /// Outside a tokio runtime with time, if something is withheld.
     pub async fn settled(&self) {
-        self.0.unsettled.wait().await;
+        self.counts.unsettled.wait().await;
     }
 }
 
@@ -118,6 +123,9 @@ pub struct ListenerStats {
     pub proofs: ProofStats,
     /// What limits did.
     pub limits: LimitStats,
+    /// The keys that cookies are made with, by their ids, those of all listeners that share them; `None`
+    /// where TCP Fast Open is off or not to be had.
+    pub keys: Option<KeyStatus>,
 }
 
 /// Accepted connections by [`AcceptOutcome`].

@@ -171,6 +171,9 @@ lab_tests! {
         let bound = Server::start(&server, 80, &keys);
         let (primary, backup) = sockopt::fastopen_key(&bound.listener).unwrap().unwrap();
         assert_eq!((primary.as_bytes(), backup), (&[3; 16], None));
+        // What metrics show, of the key in the socket.
+        let told = bound.stats.snapshot().keys.unwrap();
+        assert_eq!((told.primary, told.backup, told.listeners), (Some(KeyId::of(&primary)), None, 1), "{told:?}");
         drop(bound);
         assert_eq!(keys.status().listeners, 0, "a listener that is gone has no keys");
     }

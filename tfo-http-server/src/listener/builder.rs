@@ -200,12 +200,14 @@ impl ListenerBuilder {
     /// the client's address from it: [`AcceptInfo::remote_addr`](crate::AcceptInfo::remote_addr).
     /// Default: nobody is trusted.
     ///
-    /// The header may be in the SYN, in front of the request, which is classified as if it came
-    /// alone. A connection from a trusted proxy without a well-formed header within 5 s, and 2048
-    /// bytes, is reset; so is one when 1024 others have yet to send theirs. One from anybody else is
-    /// served as it is, and a header in it is what it is: no HTTP.
+    /// A header in the SYN is believed when the connection is proven: until then the proxy's own address
+    /// may be forged, and so whatever client it names. So behind a proxy nothing is answered before the
+    /// handshake is complete, and riding saves no round trip between the two.
     ///
-    /// Before the proof the proxy's own address may be forged, and with it the header.
+    /// A connection from a trusted proxy without a well-formed header within 5 s of that, and 2048
+    /// bytes, is reset; so is one when 1024 others have yet to send theirs. One that is not proven by the
+    /// [deadline](Self::gate_deadline) is aborted. One from anybody else is served as it is, and a header
+    /// in it is what it is: no HTTP.
     ///
     /// With this, one task accepts: of several that wait for the same listener the last is woken.
     #[cfg(feature = "proxy")]

@@ -412,10 +412,24 @@ fn poll_standing(
 /// gate sees what is behind it.
 #[cfg(feature = "proxy")]
 impl AcceptedStream {
-    /// Looks at the first bytes until `parse` has found a header in them, and takes it away.
+    /// Waits until the connection is proven, at most until the gate's deadline, which aborts it.
+    pub(crate) async fn proven(&self) -> Result<(), Disproven> {
+        let proven = self.info().proven().await;
+        if let Err(why) = proven {
+            self.shared.state().abort(why);
+        }
+        proven
+    }
+
+    /// Takes the first bytes into `front` until `parse` has found a header in them, and nothing that is
+    /// behind it.
+    ///
+    /// Not all at once at the end: of a connection that the peer has closed tokio says for ever that
+    /// it is readable, and only a read that finds nothing more tells that this is why.
     pub(crate) fn poll_front<T>(
         &mut self,
         cx: &mut Context<'_>,
+        front: &mut Vec<u8>,
         mut parse: impl FnMut(&[u8]) -> io::Result<Option<(T, usize)>>,
     ) -> Poll<io::Result<T>> {
         let state = self.shared.state();
@@ -423,33 +437,30 @@ impl AcceptedStream {
         loop {
             ready!(socket.poll_read_ready(cx))?;
             let mut room = [0; USUAL_FLIGHT];
-            let looked = socket.try_io(Interest::READABLE, || {
-                let length = peek(socket, &mut room)?;
-                let bytes = &room[..length];
-                match parse(bytes)? {
-                    Some(found) => Ok(found),
-                    None if bytes.is_empty() => Err(io::ErrorKind::UnexpectedEof.into()),
-                    None if bytes.len() == USUAL_FLIGHT => Err(io::ErrorKind::InvalidData.into()),
-                    // The rest is an event that is still to come.
-                    None => Err(io::ErrorKind::WouldBlock.into()),
-                }
-            });
-            match looked {
-                Ok((found, length)) => {
-                    (&*SockRef::from(socket)).read_exact(&mut room[..length])?;
-                    return Poll::Ready(Ok(found));
-                }
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+            let length = match socket.try_io(Interest::READABLE, || Ok(peek(socket, &mut room)?)) {
+                Ok(0) => return Poll::Ready(Err(io::ErrorKind::UnexpectedEof.into())),
+                Ok(length) => length,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => continue,
                 Err(error) => return Poll::Ready(Err(error)),
+            };
+            let before = front.len();
+            front.extend_from_slice(&room[..length]);
+            let found = parse(front)?;
+            let taken = found.as_ref().map_or(length, |(_, end)| end.saturating_sub(before));
+            (&*SockRef::from(socket)).read_exact(&mut room[..taken])?;
+            match found {
+                Some((found, _)) => return Poll::Ready(Ok(found)),
+                None if front.len() >= USUAL_FLIGHT => {
+                    return Poll::Ready(Err(io::ErrorKind::InvalidData.into()));
+                }
+                None => {}
             }
         }
     }
 
-    /// Notes what it said. Nobody else has a handle yet.
-    pub(crate) fn set_proxied(&mut self, proxied: Option<crate::shared::Proxied>) {
-        if let Some(shared) = Arc::get_mut(&mut self.shared) {
-            shared.proxied = proxied;
-        }
+    /// Notes what it said, once.
+    pub(crate) fn set_proxied(&self, proxied: crate::shared::Proxied) {
+        let _ = self.shared.proxied.set(proxied);
     }
 
     /// Aborts a connection whose header is bad.
