@@ -143,7 +143,7 @@ pub(crate) struct ServeArgs {
     pub(crate) root: PathBuf,
     /// How many connections may wait for the end of their handshake with data from the SYN; 0 turns TCP
     /// Fast Open off.
-    #[arg(long, value_name = "N", default_value_t = 1024)]
+    #[arg(long, value_name = "N", default_value_t = 1024, allow_negative_numbers = true)]
     pub(crate) fastopen_queue: u32,
     /// Make cookies with the keys in this file, one or two with a comma between, in the form of
     /// net.ipv4.tcp_fastopen_key. It is watched; SIGHUP reads it at once (default: the system's key).
