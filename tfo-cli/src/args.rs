@@ -122,7 +122,7 @@ pub(crate) enum Tfo {
 /// Content types, ranges and conditional requests are supported. Dot files, and whatever lies outside
 /// of the directory, are not found, also behind symbolic links; a directory without index.html is not
 /// found either. SIGINT (Ctrl-C) and SIGTERM end it when the requests under way are answered, at most
-/// 10 s later, or 20 s where one came in the SYN of a client that has yet to complete its handshake.
+/// 10 s later, or about 20 s where one came in the SYN of a client that has yet to complete its handshake.
 /// With a file of keys or a secret, SIGHUP reads it again.
 ///
 /// Exit codes: 0 ended by a signal; 1 could not begin; 2 bad arguments.

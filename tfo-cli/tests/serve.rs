@@ -379,7 +379,7 @@ fn key_arguments_that_contradict_each_other_are_2() {
         &["--key-file", "a", "--key-epoch", "24h"],
         &["--key-secret-file", "a", "--key-epoch", "soon"],
     ] {
-        let ran = tfo(&[&["serve"], &args[..]].concat());
+        let ran = tfo(&[&["serve"], args].concat());
         assert_eq!(ran.code, 2, "{args:?}: {ran:?}");
     }
 }

@@ -28,8 +28,9 @@ impl AcceptInfo {
         Self(shared)
     }
 
-    /// The client's address: the peer's, or what a trusted proxy has said in its PROXY header. Not
-    /// proven to be its own before [`is_proven`](Self::is_proven).
+    /// The client's address: the peer's, or what a trusted proxy has said in its PROXY header. The
+    /// peer's is not proven to be its own before [`is_proven`](Self::is_proven); a proxy is believed
+    /// only when its connection is.
     pub fn remote_addr(&self) -> SocketAddr {
         self.0.client()
     }

@@ -59,6 +59,7 @@ lab_tests! {
         // HTTP/2 says goodbye first, and takes what is on its way.
         for stack in [Stack::Hyper, Stack::Axum] {
             let lab = support::lab();
+            let begun = Instant::now();
             serve(&lab, MultiThread, |builder| builder, async |listener| {
                 let mut client = RawClient::v4(&lab, 1);
                 client.syn(&stack.post());
@@ -67,6 +68,7 @@ lab_tests! {
                 client.wait_for("a RST", Packet::is_rst);
                 assert_eq!(running.runs(), 0, "{stack:?}");
                 server.await.unwrap();
+                assert!(begun.elapsed().as_secs() < 5, "{stack:?}: long before the gate's deadline");
             });
         }
     }

@@ -206,6 +206,12 @@ impl<'a> RawClient<'a> {
         self
     }
 
+    /// A RST that acknowledges.
+    pub(crate) fn rst_ack(&mut self) -> &mut Self {
+        self.send(Parts { rst: true, ack: Some(self.server_next()), ..Parts::default() }, b"");
+        self
+    }
+
     /// Data without the ACK flag, which no TCP sends.
     pub(crate) fn data_without_ack(&mut self, data: &[u8]) -> &mut Self {
         self.send(Parts::default(), data);
