@@ -2,7 +2,8 @@
 //!
 //! `GET /` is answered one round trip early; `POST /transfer` reaches its handler only when the
 //! client has proven its address, because its bytes are withheld until then; `GET /report` changes
-//! something all the same, so its route asks for the proof.
+//! something all the same, so its route asks for the proof. Ctrl-C ends it when the requests under way are
+//! answered, those too that are still withheld.
 //!
 //! ```sh
 //! cargo run -p examples --example axum_server 127.0.0.1:8080
@@ -25,11 +26,18 @@ async fn main() -> Result<(), Box<dyn Error>> {
         None => TfoListener::bind(address()?)?,
     };
     println!("listening on http://{}\n{}", listener.local_addr(), listener.effect());
+    let stats = listener.stats();
+    let stopped = async move {
+        let _ = tokio::signal::ctrl_c().await;
+        // A request that is still withheld is one under way, which axum cannot know.
+        stats.settled().await;
+    };
     let app = Router::new()
         .route("/", get(index))
         .route("/transfer", post(|body: String| async move { format!("transferred: {body}\n") }))
         .route("/report", get("reported\n").layer(ProofLayer::every_request()));
-    axum::serve(listener, app.into_make_service_with_connect_info::<AcceptInfo>()).await?;
+    let app = app.into_make_service_with_connect_info::<AcceptInfo>();
+    axum::serve(listener, app).with_graceful_shutdown(stopped).await?;
     Ok(())
 }
 

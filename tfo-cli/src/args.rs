@@ -122,7 +122,8 @@ pub(crate) enum Tfo {
 /// Content types, ranges and conditional requests are supported. Dot files, and whatever lies outside
 /// of the directory, are not found, also behind symbolic links; a directory without index.html is not
 /// found either. SIGINT (Ctrl-C) and SIGTERM end it when the requests under way are answered, at most
-/// 10 s later. With a file of keys or a secret, SIGHUP reads it again.
+/// 10 s later, or about 20 s where one came in the SYN of a client that has yet to complete its handshake.
+/// With a file of keys or a secret, SIGHUP reads it again.
 ///
 /// Exit codes: 0 ended by a signal; 1 could not begin; 2 bad arguments.
 #[derive(Debug, clap::Args)]
@@ -142,7 +143,7 @@ pub(crate) struct ServeArgs {
     pub(crate) root: PathBuf,
     /// How many connections may wait for the end of their handshake with data from the SYN; 0 turns TCP
     /// Fast Open off.
-    #[arg(long, value_name = "N", default_value_t = 1024)]
+    #[arg(long, value_name = "N", default_value_t = 1024, allow_negative_numbers = true)]
     pub(crate) fastopen_queue: u32,
     /// Make cookies with the keys in this file, one or two with a comma between, in the form of
     /// net.ipv4.tcp_fastopen_key. It is watched; SIGHUP reads it at once (default: the system's key).

@@ -11,12 +11,14 @@ use std::net::{TcpListener, TcpStream};
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
 use support::{PATIENCE, Ran, TFO, read_head, tfo};
-use tfo_lab::{Flow, Host, Lab, lab_tests};
+use tfo_lab::{Flow, Host, Lab, Packet, Verdict, lab_tests};
 
 const RTT: Duration = Duration::from_millis(20);
 const PORT: u16 = 8080;
@@ -170,11 +172,48 @@ lab_tests! {
         }
     }
 
+    fn a_request_that_is_withheld_when_serve_shall_end_is_answered() {
+        if !there("curl") {
+            return;
+        }
+        let lab = Lab::builder().rtt(RTT).build().unwrap();
+        let serve = Serve::start(&lab);
+        let (post, proof) = withheld_post(&lab);
+        serve.terminate();
+        std::thread::sleep(Duration::from_millis(500));
+        // Nobody else is let in meanwhile.
+        get(&lab, &["--tfo", "off"]).assert_failed(7, "refused");
+        proof.store(true, Relaxed);
+        // The SYN-ACK is repeated after a second at most, and so is its ACK.
+        let post = post.wait_with_output().unwrap();
+        assert_eq!(String::from_utf8_lossy(&post.stdout), "405", "{post:?}\n{}", lab.tap().ladder());
+        assert_eq!(serve.exit_code(), Some(0));
+    }
+
+    fn a_client_that_is_never_proven_holds_up_the_end_of_serve_for_its_deadline() {
+        if !there("curl") {
+            return;
+        }
+        let lab = Lab::builder().rtt(RTT).build().unwrap();
+        let serve = Serve::start(&lab);
+        let begun = Instant::now();
+        let (post, _) = withheld_post(&lab);
+        serve.terminate();
+        assert_eq!(serve.exit_code(), Some(0));
+        let took = begun.elapsed();
+        assert!((9..15).contains(&took.as_secs()), "{took:?}");
+        let post = post.wait_with_output().unwrap();
+        assert_eq!(post.status.code(), Some(56), "curl sees the reset: {post:?}");
+    }
+
     fn serve_says_what_will_become_of_it() {
         for (bits, says) in [(3, "works"), (1, "fix: sysctl -w net.ipv4.tcp_fastopen=3"), (0, "fix: sysctl -w net.ipv4.tcp_fastopen=2")] {
             let lab = Lab::builder().fastopen("server", bits).build().unwrap();
-            let said = Serve::start(&lab).end();
-            assert!(said.contains(says), "{bits}: {said}");
+            let serve = Serve::start(&lab);
+            // Whatever it says, it serves, and says it once.
+            assert_eq!(get(&lab, &["-n", "2"]).stdout, "hellohello");
+            let said = serve.end();
+            assert_eq!(said.matches(says).count(), 1, "{bits}: {said}");
         }
     }
 
@@ -459,6 +498,16 @@ impl Serve {
         }
     }
 
+    fn terminate(&self) {
+        let kill = Command::new("sh").arg("-c").arg(format!("kill -TERM {}", self.process.id())).status();
+        assert!(kill.unwrap().success());
+    }
+
+    /// When it has ended by itself.
+    fn exit_code(mut self) -> Option<i32> {
+        self.process.wait().unwrap().code()
+    }
+
     /// What it said on standard error.
     fn end(mut self) -> String {
         let _ = self.process.kill();
@@ -473,6 +522,29 @@ impl Drop for Serve {
         let _ = self.process.kill();
         let _ = self.process.wait();
     }
+}
+
+/// A POST in a SYN that serve has accepted, from a client whose further packets get through when the flag says
+/// so. It prints the status.
+fn withheld_post(lab: &Lab) -> (Child, Arc<AtomicBool>) {
+    let curl = || {
+        let command = lab.host("client").command("curl").args(["-sS", "--tcp-fastopen", "--max-time", "60"]);
+        command.args(["-o", "/dev/null", "-w", "%{http_code}"]).arg(url(lab))
+    };
+    assert!(curl().output().unwrap().status.success(), "it brings the cookie");
+    let before = flows(lab).len();
+    let proof = Arc::new(AtomicBool::new(false));
+    let proven = Arc::clone(&proof);
+    lab.middlebox(move |packet: &Packet| {
+        let further = packet.from_host() == Some("client") && packet.payload().is_empty() && !packet.is_syn();
+        if further && !proven.load(Relaxed) { Verdict::Drop } else { Verdict::Pass }
+    });
+    let post = curl().args(["-d", "pay=1"]).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let in_syn = |flow: &Flow| flow.syn_data_acked() > 0 && flow.syn().payload().starts_with(b"POST ");
+    let came = lab.tap().wait_until(PATIENCE, |tap| tap.flows_of(PORT).iter().skip(before).any(in_syn));
+    assert!(came, "{}", lab.tap().ladder());
+    std::thread::sleep(Duration::from_millis(200));
+    (post, proof)
 }
 
 /// A server that answers so many requests, and keeps what it was asked.

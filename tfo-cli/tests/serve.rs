@@ -8,7 +8,7 @@ mod support;
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
-use std::os::unix::fs::symlink;
+use std::os::unix::fs::{PermissionsExt as _, symlink};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -293,6 +293,29 @@ fn a_signal_ends_it_when_the_requests_under_way_are_answered() {
 }
 
 #[test]
+fn those_who_wait_to_be_accepted_are_answered_too() {
+    let site = site();
+    let serve = Serve::start(&site.path().join("root"), ANY);
+    assert_eq!(serve.status("/"), 200);
+    // It sleeps, and finds the signal and the connections at once.
+    serve.signal("-STOP");
+    let mut waiting: Vec<_> = (0..50).map(|_| TcpStream::connect(serve.address).unwrap()).collect();
+    for stream in &mut waiting {
+        stream.write_all(b"GET / HTTP/1.1\r\nHost: h\r\n\r\n").unwrap();
+    }
+    serve.signal("-TERM");
+    serve.signal("-CONT");
+    for (index, mut stream) in waiting.into_iter().enumerate() {
+        let mut answer = String::new();
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        let read = stream.read_to_string(&mut answer);
+        assert!(read.is_ok() && answer.starts_with("HTTP/1.1 200 "), "{index}: {read:?} {answer}");
+    }
+    let (code, said) = serve.end();
+    assert_eq!(code, Some(0), "{said}");
+}
+
+#[test]
 fn tcp_fast_open_can_be_turned_off() {
     let site = site();
     let serve =
@@ -362,24 +385,83 @@ fn key_arguments_that_contradict_each_other_are_2() {
 }
 
 #[test]
+fn a_queue_that_makes_no_sense_is_2_and_says_why() {
+    for queue in ["-1", "-99999999999", "4294967296", "many", ""] {
+        let joined = format!("--fastopen-queue={queue}");
+        for args in [vec!["--fastopen-queue", queue], vec![&joined]] {
+            let ran = tfo(&[&["serve"], &args[..]].concat());
+            assert_eq!(ran.code, 2, "{args:?}: {ran:?}");
+            assert!(ran.stderr.contains("--fastopen-queue") && ran.stderr.contains(queue), "{ran:?}");
+            assert!(!ran.stderr.contains("unexpected argument"), "{ran:?}");
+        }
+    }
+    for other in [&["--key-file", "a"] as &[_], &["--key-secret-file", "a"], &["--no-cookie"]] {
+        let ran = tfo(&[&["serve", "--fastopen-queue", "0"], other].concat());
+        ran.assert_failed(2, &format!("{} has no meaning with --fastopen-queue 0", other[0]));
+    }
+}
+
+#[test]
+fn a_file_or_a_port_that_it_may_not_have_is_1_and_says_so() {
+    let directory = tempfile::tempdir().unwrap();
+    let (keys, binary) = (directory.path().join("keys"), directory.path().join("tfo"));
+    fs::write(&keys, KEY).unwrap();
+    fs::set_permissions(&keys, fs::Permissions::from_mode(0o000)).unwrap();
+    fs::copy(TFO, &binary).unwrap();
+    fs::set_permissions(directory.path(), fs::Permissions::from_mode(0o755)).unwrap();
+    // Root may read and listen wherever it likes: then as somebody else.
+    let root = fs::read(&keys).is_ok();
+    let serve = |args: &[&str]| -> support::Ran {
+        let mut command = match root {
+            true => Command::new("setpriv"),
+            false => Command::new(&binary),
+        };
+        if root {
+            command.args(["--reuid=65534", "--regid=65534", "--clear-groups"]).arg(&binary);
+        }
+        command.args(["serve", "--root", "/"]).args(args).output().unwrap().into()
+    };
+    let paths = std::env::var_os("PATH").unwrap_or_default();
+    if root && !std::env::split_paths(&paths).any(|path| path.join("setpriv").exists()) {
+        let required = std::env::var_os("TFO_LAB").is_some_and(|value| value == "require");
+        assert!(!required, "setpriv is not installed (TFO_LAB=require)");
+        eprintln!("\n!!! SKIPPED: setpriv is not installed, and this is root\n");
+        return;
+    }
+    let name = keys.to_str().unwrap();
+    for option in ["--key-file", "--key-secret-file"] {
+        let ran = serve(&["--listen", "127.0.0.1:0", option, name]);
+        ran.assert_failed(1, &format!("{name}: the file cannot be read: Permission denied"));
+    }
+    let first_free = fs::read_to_string("/proc/sys/net/ipv4/ip_unprivileged_port_start");
+    if first_free.is_ok_and(|port| port.trim().parse::<u16>().unwrap() > 81) {
+        serve(&["--listen", "127.0.0.1:81"]).assert_failed(1, "CAP_NET_BIND_SERVICE");
+    }
+}
+
+#[test]
 fn a_hang_up_ends_it_only_where_there_is_no_file_to_read_again() {
     let site = site();
     let root = site.path().join("root");
     let serve = Serve::start(&root, ANY);
     serve.signal("-HUP");
     assert_eq!(serve.end().0, None, "killed by the signal");
-    let secret = site.path().join("secret");
+    let (secret, key) = (site.path().join("secret"), site.path().join("key"));
     fs::write(&secret, [7; 32]).unwrap();
-    let args =
-        ["--listen", "127.0.0.1:0", "--key-secret-file", secret.to_str().unwrap(), "--key-epoch", "1h"];
-    let serve = Serve::start(&root, &args);
-    serve.signal("-HUP");
-    std::thread::sleep(Duration::from_millis(300));
-    assert_eq!(serve.status("/"), 200);
-    serve.signal("-TERM");
-    let (code, said) = serve.end();
-    assert_eq!(code, Some(0), "{said}");
-    assert!(said.contains("cookie keys: read again"), "{said}");
+    fs::write(&key, KEY).unwrap();
+    let derived = ["--key-secret-file", secret.to_str().unwrap(), "--key-epoch", "1h"];
+    for args in [&derived as &[_], &["--key-file", key.to_str().unwrap()]] {
+        let serve = Serve::start(&root, &[ANY, args].concat());
+        serve.signal("-HUP");
+        std::thread::sleep(Duration::from_millis(300));
+        assert_eq!(serve.status("/"), 200);
+        serve.signal("-TERM");
+        let (code, said) = serve.end();
+        assert_eq!(code, Some(0), "{said}");
+        assert!(said.contains("cookie keys: read again"), "{said}");
+        // Which keys are in force is said once, when it begins.
+        assert_eq!(said.matches("cookie keys: cookies are made with ").count(), 1, "{said}");
+    }
 }
 
 #[test]

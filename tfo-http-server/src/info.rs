@@ -28,8 +28,9 @@ impl AcceptInfo {
         Self(shared)
     }
 
-    /// The client's address: the peer's, or what a trusted proxy has said in its PROXY header. Not
-    /// proven to be its own before [`is_proven`](Self::is_proven).
+    /// The client's address: the peer's, or what a trusted proxy has said in its PROXY header. The
+    /// peer's is not proven to be its own before [`is_proven`](Self::is_proven); a proxy is believed
+    /// only when its connection is.
     pub fn remote_addr(&self) -> SocketAddr {
         self.0.client()
     }
@@ -37,12 +38,12 @@ impl AcceptInfo {
     /// The address of the trusted proxy that the connection came through, if it came through one and
     /// its PROXY header named a client.
     pub fn proxy_addr(&self) -> Option<SocketAddr> {
-        self.0.proxied.map(|_| self.0.remote)
+        self.0.proxied.get().map(|_| self.0.remote)
     }
 
     /// The address that the client has connected to, as a trusted proxy has said.
     pub fn proxied_destination(&self) -> Option<SocketAddr> {
-        self.0.proxied.map(|proxied| proxied.destination)
+        self.0.proxied.get().map(|proxied| proxied.destination)
     }
 
     /// The address that the peer has connected to. A system call if the listener's address is a

@@ -14,7 +14,8 @@
 //! * [`Keys`]: what cookies are made with, shared between listeners and servers, and changed in time.
 //! * [`AcceptInfo`]: what a handler may ask: did it ride, is it proven, wait until it is.
 //! * `ProofLayer` (features `tower`, `hyper`): a route whose GET changes something asks for the proof.
-//! * [`ListenerBuilder::replayable`]: an idempotent POST declines the gate.
+//! * [`ListenerBuilder::replayable`]: an idempotent POST declines the gate. A rule of the listener, for
+//!   HTTP/1: a layer cannot release what is still in the kernel.
 //! * [`StatsHandle`]: what the listener has done, counted.
 //!
 //! # With hyper
@@ -94,6 +95,12 @@
 //! and `request.extensions().get::<AcceptInfo>()` in a method. Every call is a POST, so one that came in
 //! the SYN waits for the ACK.
 //!
+//! # Ending
+//!
+//! A request that is withheld has not been seen by the framework, whose graceful shutdown takes the
+//! connection for an idle one. [`StatsHandle::settled`] waits for those: between the signal, and telling
+//! hyper, axum or tonic.
+//!
 //! # The runtime
 //!
 //! A tokio runtime with IO and time, 1.54 or newer (its accepted sockets start readable, so what
@@ -109,6 +116,7 @@ mod listener;
 mod outcome;
 #[cfg(any(feature = "hyper", feature = "tower"))]
 mod route;
+mod settle;
 mod shared;
 mod stats;
 mod stream;

@@ -2,7 +2,7 @@
 
 use std::io;
 use std::net::SocketAddr;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::task::{Context, Poll, Wake, Waker, ready};
 use std::time::Duration;
 
@@ -23,7 +23,7 @@ use crate::stream::gate::Standing;
 pub(crate) struct Shared {
     pub(crate) remote: SocketAddr,
     /// What a trusted proxy has said about the connection.
-    pub(crate) proxied: Option<Proxied>,
+    pub(crate) proxied: OnceLock<Proxied>,
     /// The listener's address: the connection's too, unless it is a wildcard.
     pub(crate) listener: SocketAddr,
     pub(crate) outcome: AcceptOutcome,
@@ -91,7 +91,7 @@ impl State {
         Self { socket: Some(socket), proof, flight: None, rtt, watch: None, unproven_since, counts }
     }
 
-    pub(crate) fn counts(&self) -> &Counts {
+    pub(crate) fn counts(&self) -> &Arc<Counts> {
         &self.counts
     }
 
@@ -157,12 +157,12 @@ impl Shared {
         state: State,
     ) -> Self {
         let (state, waiters) = (Mutex::new(state), Mutex::default());
-        Self { remote, proxied: None, listener, outcome, deadline, state, waiters }
+        Self { remote, proxied: OnceLock::new(), listener, outcome, deadline, state, waiters }
     }
 
     /// The address of the client: as a trusted proxy has said, or the peer's.
     pub(crate) fn client(&self) -> SocketAddr {
-        self.proxied.map_or(self.remote, |proxied| proxied.source)
+        self.proxied.get().map_or(self.remote, |proxied| proxied.source)
     }
 
     /// Aborts the connection for all who hold a part of it.

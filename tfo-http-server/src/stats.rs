@@ -5,22 +5,27 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
+use crate::keys::{KeyStatus, Keys};
 use crate::outcome::{AcceptOutcome, Disproven};
+use crate::settle::Unsettled;
 
 /// A live handle on a listener's counters: cheap to clone, and still good when the listener was moved
 /// into a framework. From [`TfoListener::stats`](crate::TfoListener::stats).
 #[derive(Clone)]
-pub struct StatsHandle(Arc<Counts>);
+pub struct StatsHandle {
+    counts: Arc<Counts>,
+    keys: Option<Keys>,
+}
 
 impl StatsHandle {
-    pub(crate) fn new(counts: Arc<Counts>) -> Self {
-        Self(counts)
+    pub(crate) fn new(counts: Arc<Counts>, keys: Option<Keys>) -> Self {
+        Self { counts, keys }
     }
 
     /// The counters as they are now. Each is exact; together they may be some connections apart.
     pub fn snapshot(&self) -> ListenerStats {
         let Counts { accepted, plain, cookie_only, syn_data, unknown, gated, withheld, in_flight, .. } =
-            &*self.0;
+            &*self.counts;
         let get = |count: &AtomicU64| count.load(Relaxed);
         ListenerStats {
             accepted: get(accepted),
@@ -33,22 +38,65 @@ impl StatsHandle {
             gate: GateStats {
                 gated: get(gated),
                 withheld: get(withheld),
-                reset: get(&self.0.reset),
-                deadline: get(&self.0.deadline),
-                closed: get(&self.0.closed),
+                reset: get(&self.counts.reset),
+                deadline: get(&self.counts.deadline),
+                closed: get(&self.counts.closed),
             },
             proofs: ProofStats {
-                count: get(&self.0.proofs),
-                total: Duration::from_nanos(get(&self.0.proof_nanos)),
-                longest: Duration::from_nanos(get(&self.0.proof_longest)),
+                count: get(&self.counts.proofs),
+                total: Duration::from_nanos(get(&self.counts.proof_nanos)),
+                longest: Duration::from_nanos(get(&self.counts.proof_longest)),
             },
             limits: LimitStats {
                 in_flight: get(in_flight),
-                shed: get(&self.0.shed),
-                no_resources: get(&self.0.no_resources),
-                proxy_refused: get(&self.0.proxy_refused),
+                shed: get(&self.counts.shed),
+                no_resources: get(&self.counts.no_resources),
+                proxy_refused: get(&self.counts.proxy_refused),
             },
+            keys: self.keys.as_ref().map(Keys::status),
         }
+    }
+
+    /// Waits until nothing is withheld any more of the connections that are accepted now: each of them
+    /// is proven and was read from, or is over, or its [deadline](crate::ListenerBuilder::gate_deadline)
+    /// has passed. Ready at once if nothing is.
+    ///
+    /// For a graceful shutdown. A request that is withheld has not been seen by the framework, which
+    /// takes its connection for an idle one and closes it: the client sees a reset. So wait between the
+    /// signal to stop and passing it on. The listener goes on meanwhile; those who come later are not
+    /// waited for. At most it takes the gate's deadline, 10 s by default, for what is never proven.
+    ///
+    /// With axum; tonic's `serve_with_incoming_shutdown` takes the same:
+    ///
+    /// ```no_run
+    /// # #[cfg(feature = "axum")] mod example {
+    /// # use axum::Router;
+    /// # use tfo_http_server::TfoListener;
+    /// # async fn example(app: Router, stop: impl Future<Output = ()> + Send + 'static) -> Result<(), Box<dyn std::error::Error>> {
+    /// let listener = TfoListener::bind("0.0.0.0:8080".parse()?)?;
+    /// let stats = listener.stats();
+    /// let stopped = async move {
+    ///     stop.await;
+    ///     stats.settled().await;
+    /// };
+    /// axum::serve(listener, app).with_graceful_shutdown(stopped).await?;
+    /// # Ok(())
+    /// # }
+    /// # }
+    /// ```
+    ///
+    /// With hyper, await it in front of `hyper_util::server::graceful::GracefulShutdown::shutdown`, or
+    /// of a connection's `graceful_shutdown`.
+    ///
+    /// # Cancel safety
+    ///
+    /// Cancel safe: another call begins anew, with the connections that are accepted then.
+    ///
+    /// # Panics
+    ///
+    /// Outside a tokio runtime with time, if something is withheld.
+    pub async fn settled(&self) {
+        self.counts.unsettled.wait().await;
     }
 }
 
@@ -75,6 +123,9 @@ pub struct ListenerStats {
     pub proofs: ProofStats,
     /// What limits did.
     pub limits: LimitStats,
+    /// The keys that cookies are made with, by their ids, those of all listeners that share them; `None`
+    /// where TCP Fast Open is off or not to be had.
+    pub keys: Option<KeyStatus>,
 }
 
 /// Accepted connections by [`AcceptOutcome`].
@@ -164,6 +215,7 @@ pub(crate) struct Counts {
     shed: AtomicU64,
     no_resources: AtomicU64,
     proxy_refused: AtomicU64,
+    pub(crate) unsettled: Unsettled,
 }
 
 impl Counts {

@@ -14,6 +14,7 @@ use std::time::Duration;
 
 use support::{GET, POST, RawClient, Runtime, WHILE, accept_ride, lab, read, serve, serve_at, stays_pending};
 use tfo_http_server::{Disproven, ListenerBuilder};
+use tfo_lab::test::need;
 use tfo_lab::{Lab, Packet, lab_tests};
 use tokio::io::{AsyncWrite, AsyncWriteExt};
 use tokio::time::sleep;
@@ -86,6 +87,35 @@ lab_tests! {
             RawClient::v4(&lab, 1).syn(GET);
             stays_pending(listener.accept()).await;
         });
+    }
+
+    /// What the docs warn of: it is looked at once, and routes are not.
+    fn a_later_setting_and_a_route_without_cookies_are_not_seen() {
+        for route in [false, true] {
+            let lab = Lab::builder().build().unwrap();
+            let server = lab.host("server");
+            serve_at(&lab, CurrentThread, ANY.into(), |builder| builder, async |listener| {
+                RawClient::v4(&lab, 1).syn(GET);
+                stays_pending(listener.accept()).await;
+                if route {
+                    let ip = |line: &str| server.command(need("ip")).args(line.split(' ')).output().unwrap();
+                    let to = String::from_utf8(ip("route get 10.9.9.9").stdout).unwrap();
+                    let (_, device) = to.split_once(" dev ").unwrap();
+                    let device = device.split(' ').next().unwrap();
+                    let done = ip(&format!("route add 10.9.9.9/32 dev {device} fastopen_no_cookie 1"));
+                    assert!(done.status.success(), "{done:?}");
+                } else {
+                    server.set_sysctl("net.ipv4.tcp_fastopen", 0x203).unwrap();
+                }
+                let mut client = RawClient::v4(&lab, 2);
+                client.syn(GET);
+                let mut stream = accept_ride(&listener, GET).await;
+                assert!(!listener.effect().is_cookie_less());
+                stream.write_all(b"answer").await.unwrap();
+                client.wait_for("the answer", |packet| packet.payload() == b"answer");
+                assert!(!stream.info().is_proven());
+            });
+        }
     }
 
     fn an_early_answer_stops_at_its_limit() {

@@ -177,20 +177,29 @@ lab_tests! {
         for runtime in [CurrentThread, MultiThread] {
             let lab = lab();
             serve(&lab, runtime, |builder| builder, async |listener| {
-                let mut client = RawClient::v4(&lab, 1);
-                client.syn(POST);
-                let mut stream = accept_ride(&listener, POST).await;
-                stays_pending(read(&mut stream)).await;
-                client.rst();
-                for _ in 0..2 {
-                    let error = read(&mut stream).await.unwrap_err();
-                    assert_eq!(error.kind(), ErrorKind::ConnectionReset);
-                    let inner = error.get_ref().unwrap().downcast_ref::<Disproven>();
-                    assert_eq!(inner, Some(&Disproven::Reset));
+                // Without an ACK, with it, and right behind it, before anybody has looked.
+                for (port, reset) in [
+                    (1, (|client| _ = client.rst()) as fn(&mut RawClient<'_>)),
+                    (2, |client| _ = client.rst_ack()),
+                    (3, |client| _ = client.ack(b"").rst()),
+                ] {
+                    let mut client = RawClient::v4(&lab, port);
+                    client.syn(POST);
+                    let mut stream = accept_ride(&listener, POST).await;
+                    stays_pending(read(&mut stream)).await;
+                    reset(&mut client);
+                    // The reader has this thread.
+                    lab.tap().wait_quiet(Duration::from_millis(20), support::PATIENCE);
+                    for _ in 0..2 {
+                        let error = read(&mut stream).await.unwrap_err();
+                        assert_eq!(error.kind(), ErrorKind::ConnectionReset);
+                        let inner = error.get_ref().unwrap().downcast_ref::<Disproven>();
+                        assert_eq!(inner, Some(&Disproven::Reset));
+                    }
+                    let info = stream.info();
+                    assert!(!info.is_proven());
+                    assert_eq!(info.proven().await, Err(Disproven::Reset));
                 }
-                let info = stream.info();
-                assert!(!info.is_proven());
-                assert_eq!(info.proven().await, Err(Disproven::Reset));
             });
         }
     }

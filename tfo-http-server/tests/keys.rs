@@ -17,8 +17,8 @@ use std::time::{Duration, Instant, SystemTime};
 use socket2::{Domain, Socket, Type};
 use tfo_core::sockopt::{self, CookieKey};
 use tfo_core::{Counters, SynSend, TcpInfo, send_syn};
-use tfo_http_server::keys::{Keys, Rotation, Schedule};
-use tfo_http_server::{AcceptedStream, TfoListener};
+use tfo_http_server::keys::{KeyId, Keys, Rotation, Schedule};
+use tfo_http_server::{AcceptedStream, StatsHandle, TfoListener};
 use tfo_lab::{Host, Lab, lab_tests};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::oneshot;
@@ -171,6 +171,9 @@ lab_tests! {
         let bound = Server::start(&server, 80, &keys);
         let (primary, backup) = sockopt::fastopen_key(&bound.listener).unwrap().unwrap();
         assert_eq!((primary.as_bytes(), backup), (&[3; 16], None));
+        // What metrics show, of the key in the socket.
+        let told = bound.stats.snapshot().keys.unwrap();
+        assert_eq!((told.primary, told.backup, told.listeners), (Some(KeyId::of(&primary)), None, 1), "{told:?}");
         drop(bound);
         assert_eq!(keys.status().listeners, 0, "a listener that is gone has no keys");
     }
@@ -323,6 +326,7 @@ fn visit(lab: &Lab, to: SocketAddr) -> bool {
 struct Server {
     /// The same listener, to look at.
     listener: Socket,
+    stats: StatsHandle,
     stop: Option<oneshot::Sender<()>>,
     thread: Option<JoinHandle<()>>,
 }
@@ -350,15 +354,15 @@ impl Server {
             runtime.block_on(async move {
                 same.listen(1024).unwrap();
                 let listener = TfoListener::builder().keys(keys).from_std(same.into()).unwrap();
-                ready.send(()).unwrap();
+                ready.send(listener.stats()).unwrap();
                 tokio::select! {
                     _ = stopped => {}
                     () = serve(listener, closed) => {}
                 }
             });
         });
-        is_ready.recv().unwrap();
-        Self { listener, stop: Some(stop), thread: Some(thread) }
+        let stats = is_ready.recv().unwrap();
+        Self { listener, stats, stop: Some(stop), thread: Some(thread) }
     }
 }
 

@@ -11,6 +11,7 @@ mod support;
 use std::convert::Infallible;
 use std::future::{Ready, ready};
 use std::net::IpAddr;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Context, Poll};
@@ -25,12 +26,13 @@ use hyper::body::{Bytes, Incoming};
 use hyper::service::{Service, service_fn};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use hyper_util::server::conn::auto;
-use support::{GET, POST, RawClient, Runtime, serve_on};
-use tfo_http_server::{AcceptInfo, ListenerBuilder, ListenerStats, ProofLayer, StatsHandle, TfoListener};
+use support::{POST, RawClient, Runtime, serve_on};
+use tfo_http_server::{
+    AcceptInfo, ListenerBuilder, ListenerStats, ProofLayer, ProofService, StatsHandle, TfoListener,
+};
 use tfo_lab::{Lab, lab_tests};
 use tokio::time::sleep;
 
-const CHANGE: &[u8] = b"GET /change HTTP/1.1\r\nHost: server\r\n\r\n";
 const DEADLINE: Duration = Duration::from_millis(200);
 
 #[cfg(tfo_fallback)]
@@ -46,16 +48,16 @@ lab_tests! {
     }
 
     fn a_replayed_get_that_needs_proof_never_runs_again() {
-        for stack in [Stack::Hyper, Stack::Axum] {
-            let again = replay_all(stack, CHANGE, true);
+        for stack in Stack::ALL {
+            let again = replay_all(stack, &stack.get("/change"), true);
             assert_eq!(again.executions, 0, "{stack:?}: {again:?}");
         }
     }
 
     fn an_ordinary_get_may_run_again() {
         // It is safe by its method; this only shows that the replays above arrived.
-        for stack in [Stack::Hyper, Stack::Axum] {
-            let again = replay_all(stack, GET, true);
+        for stack in Stack::ALL {
+            let again = replay_all(stack, &stack.get("/"), true);
             assert!(again.executions > 0, "{stack:?}: {again:?}");
         }
     }
@@ -265,7 +267,14 @@ impl Stack {
     fn post(self) -> Vec<u8> {
         match self {
             Self::Hyper | Self::Axum => POST.to_vec(),
-            Self::Tonic => grpc_call(),
+            Self::Tonic => support::grpc_call(),
+        }
+    }
+
+    fn get(self, path: &str) -> Vec<u8> {
+        match self {
+            Self::Hyper | Self::Axum => format!("GET {path} HTTP/1.1\r\nHost: server\r\n\r\n").into_bytes(),
+            Self::Tonic => support::http2_get(path),
         }
     }
 
@@ -324,49 +333,54 @@ async fn axum(listener: TfoListener, runs: Runs) {
 
 async fn tonic(listener: TfoListener, runs: Runs) {
     let server = tonic::transport::Server::builder();
-    let _ = server.serve_with_incoming(Counter(runs), listener.into_incoming()).await;
+    let free = Counter(runs);
+    let both = Routes { proven: ProofLayer::every_request().wrap(free.clone()), free };
+    let _ = server.serve_with_incoming(both, listener.into_incoming()).await;
 }
+
+type Call = Request<tonic::body::Body>;
+type Answer = Response<tonic::body::Body>;
 
 /// A gRPC service that counts its calls.
 #[derive(Clone)]
 struct Counter(Runs);
 
-impl tower_service::Service<Request<tonic::body::Body>> for Counter {
-    type Response = Response<tonic::body::Body>;
+impl tower_service::Service<Call> for Counter {
+    type Response = Answer;
     type Error = Infallible;
-    type Future = Ready<Result<Self::Response, Infallible>>;
+    type Future = Ready<Result<Answer, Infallible>>;
 
     fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
         Poll::Ready(Ok(()))
     }
 
-    fn call(&mut self, request: Request<tonic::body::Body>) -> Self::Future {
+    fn call(&mut self, request: Call) -> Self::Future {
         assert!(request.extensions().get::<AcceptInfo>().is_some(), "tonic's connect info");
         self.0.fetch_add(1, Ordering::SeqCst);
         ready(Ok(tonic::Status::ok("").into_http()))
     }
 }
 
-/// HTTP/2 from its first byte to the end of a call: preface, SETTINGS, HEADERS, DATA.
-fn grpc_call() -> Vec<u8> {
-    let frame = |kind: u8, flags: u8, stream: u8, payload: &[u8]| {
-        [&[0, 0, u8::try_from(payload.len()).unwrap(), kind, flags, 0, 0, 0, stream], payload].concat()
-    };
-    let literal = |index: u8, value: &str| {
-        [&[0x40 | index, u8::try_from(value.len()).unwrap()], value.as_bytes()].concat()
-    };
-    // :method POST, :scheme http, :path, :authority, content-type
-    let headers = [
-        vec![0x83, 0x86],
-        literal(4, "/counter.Counter/Count"),
-        literal(1, "server"),
-        literal(31, "application/grpc"),
-    ];
-    [
-        b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_vec(),
-        frame(4, 0, 0, b""),
-        frame(1, 4, 1, &headers.concat()),
-        frame(0, 1, 1, &[0; 5]),
-    ]
-    .concat()
+/// The same, with and without a proof.
+#[derive(Clone)]
+struct Routes {
+    free: Counter,
+    proven: ProofService<Counter>,
+}
+
+impl tower_service::Service<Call> for Routes {
+    type Response = Answer;
+    type Error = Infallible;
+    type Future = Pin<Box<dyn Future<Output = Result<Answer, Infallible>> + Send>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: Call) -> Self::Future {
+        match request.uri().path() {
+            "/change" => Box::pin(tower_service::Service::call(&mut self.proven, request)),
+            _ => Box::pin(tower_service::Service::call(&mut self.free, request)),
+        }
+    }
 }

@@ -1,8 +1,10 @@
 //! HTTP/1.1 on a listener, until it is told to stop.
 
 use std::convert::Infallible;
-use std::future::Future;
+use std::future::{Future, poll_fn};
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -13,7 +15,7 @@ use hyper::server::conn::http1;
 use hyper::service::Service;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::graceful::GracefulShutdown;
-use tfo_http_server::{AcceptInfo, TfoListener};
+use tfo_http_server::{AcceptInfo, AcceptedStream, TfoListener};
 use tokio::sync::Semaphore;
 use tokio::time::timeout;
 
@@ -27,9 +29,14 @@ const HEAD_PATIENCE: Duration = Duration::from_secs(30);
 const READ_PATIENCE: Duration = Duration::from_secs(30);
 /// How long the requests under way may take when all shall end.
 const END_PATIENCE: Duration = Duration::from_secs(10);
+/// How long nobody must come for the kernel's queue to be empty.
+const QUEUE_PAUSE: Duration = Duration::from_millis(20);
+/// How long its queue may be emptied.
+const QUEUE_PATIENCE: Duration = Duration::from_secs(1);
 
-/// Serves each connection with the service that `service` makes for it, until `stop`; then answers the
-/// requests under way, for ten seconds at most.
+/// Serves each connection with the service that `service` makes for it, until `stop`; then takes those
+/// that wait to be accepted, and answers the requests under way: those that are withheld until their
+/// gate's deadline, and then for ten seconds at most.
 pub(crate) async fn serve<S, B>(
     listener: TfoListener,
     service: impl Fn(AcceptInfo) -> S,
@@ -44,25 +51,45 @@ pub(crate) async fn serve<S, B>(
     builder.timer(TokioTimer::new()).header_read_timeout(HEAD_PATIENCE);
     let graceful = GracefulShutdown::new();
     let places = Arc::new(Semaphore::new(CONNECTIONS));
-    let mut stop = std::pin::pin!(stop);
-    loop {
-        let next = async {
-            let place = places.clone().acquire_owned().await;
-            (listener.accept_next().await.0, place)
-        };
-        let (stream, place) = tokio::select! {
-            next = next => next,
-            () = &mut stop => break,
-        };
+    let next = async || {
+        let place = places.clone().acquire_owned().await;
+        (listener.accept_next().await.0, place)
+    };
+    let answer = |stream: AcceptedStream, place| {
         let service = service(stream.info());
         let stream = TokioIo::new(Patient::new(stream, READ_PATIENCE));
-        let connection = graceful.watch(builder.serve_connection(stream, service));
+        let mut connection = builder.serve_connection(stream, service);
+        let watcher = graceful.watcher();
         tokio::spawn(async move {
-            // What a client does to its own connection is its own affair.
-            let _ = connection.await;
+            // What has come already is read before the connection can hear that it shall end.
+            if poll_once(&mut connection).await.is_pending() {
+                // What a client does to its own connection is its own affair.
+                let _ = watcher.watch(connection).await;
+            }
             drop(place);
         });
+    };
+    let mut stop = std::pin::pin!(stop);
+    loop {
+        let (stream, place) = tokio::select! {
+            next = next() => next,
+            () = &mut stop => break,
+        };
+        answer(stream, place);
     }
+    // Whoever is in the kernel's queue has been told that there is a connection.
+    let _ = timeout(QUEUE_PATIENCE, async {
+        while let Ok((stream, place)) = timeout(QUEUE_PAUSE, next()).await {
+            answer(stream, place);
+        }
+    })
+    .await;
+    let stats = listener.stats();
     drop(listener);
+    stats.settled().await;
     let _ = timeout(END_PATIENCE, graceful.shutdown()).await;
+}
+
+async fn poll_once<F: Future + Unpin>(future: &mut F) -> Poll<F::Output> {
+    poll_fn(|cx| Poll::Ready(Pin::new(&mut *future).poll(cx))).await
 }

@@ -22,6 +22,7 @@ const PORT: u16 = 8080;
 
 /// Runs the command.
 pub(crate) fn run(args: &ServeArgs) -> Result<(), Failure> {
+    check(args)?;
     let files = Files::open(&args.root)?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
@@ -31,6 +32,24 @@ pub(crate) fn run(args: &ServeArgs) -> Result<(), Failure> {
     // A file on a dead network mount must not keep anybody waiting.
     runtime.shutdown_background();
     result
+}
+
+/// What says something of cookies, where there will be none.
+fn check(args: &ServeArgs) -> Result<(), Failure> {
+    let moot = [
+        ("--key-file", args.key_file.is_some()),
+        ("--key-secret-file", args.key_secret_file.is_some()),
+        ("--no-cookie", args.no_cookie),
+    ];
+    match moot.into_iter().find(|(_, given)| *given && args.fastopen_queue == 0) {
+        None => Ok(()),
+        Some((option, _)) => Err(Failure::new(
+            Code::Usage,
+            format!(
+                "{option} has no meaning with --fastopen-queue 0, which turns TCP Fast Open off: leave one out"
+            ),
+        )),
+    }
 }
 
 async fn serve(args: &ServeArgs, files: Files) -> Result<(), Failure> {

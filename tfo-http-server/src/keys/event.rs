@@ -48,7 +48,7 @@ impl fmt::Display for KeyEvent<'_> {
 }
 
 /// What is in force, for metrics; [`Keys::status`](super::Keys::status).
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct KeyStatus {
     /// The key that cookies are made with; `None` before there is a listener, and with the system's key.

@@ -132,9 +132,17 @@ impl ListenerBuilder {
     /// The cookie is the proof that the client was once at its address; without, anyone may forge one
     /// (RFC 7413 sections 5 and 7.3). So before the proof nothing is answered: writes wait for it,
     /// and what a ride saves is the server's own time. Unless the listener is bound to a private or
-    /// loopback address, where strangers do not reach it (not to a wildcard, whatever the host's
-    /// addresses). The same holds where the namespace requires no cookies (bit 0x200 of
-    /// `net.ipv4.tcp_fastopen`).
+    /// loopback address (not to a wildcard, whatever the host's addresses). The same holds where the
+    /// namespace requires no cookies (bit 0x200 of `net.ipv4.tcp_fastopen`).
+    ///
+    /// A private address is taken for one that strangers do not reach, and it does not show whether
+    /// they do: behind address translation (1:1 NAT as clouds have it, a published port of a container)
+    /// it is as public as the address in front of it. There bind to a wildcard, or say
+    /// [`unproven_response(0)`](Self::unproven_response).
+    ///
+    /// Whether cookies are required is looked at when the listener is made. A setting that is changed
+    /// later, and a route with `fastopen_no_cookie` (ip-route(8)), are not seen: then unproven clients
+    /// are answered as if they had one.
     pub fn no_cookie(mut self, on: bool) -> Self {
         self.no_cookie = on;
         self
@@ -176,8 +184,10 @@ impl ListenerBuilder {
     /// Declares requests replayable whose method is not safe: an idempotent POST. Those for which `rule`
     /// answers true are released from a SYN as if they were a GET. Default: none.
     ///
-    /// It is asked before any route is known, so it sees what is in the SYN: [`EarlyRequest`]. It is
-    /// not asked where two parsers could see two requests, nor about HTTP/2; those wait as ever.
+    /// A rule of the listener, and no tower layer: what is withheld is unread in the kernel, where no
+    /// layer, router or handler has seen it, so none can release it. It is asked before any route is
+    /// known, and sees the head that is in the SYN: [`EarlyRequest`]. For HTTP/1 only: it is not asked
+    /// about HTTP/2 (h2c, gRPC), nor where two parsers could see two requests; those wait as ever.
     ///
     /// # Danger
     ///
@@ -200,12 +210,14 @@ impl ListenerBuilder {
     /// the client's address from it: [`AcceptInfo::remote_addr`](crate::AcceptInfo::remote_addr).
     /// Default: nobody is trusted.
     ///
-    /// The header may be in the SYN, in front of the request, which is classified as if it came
-    /// alone. A connection from a trusted proxy without a well-formed header within 5 s, and 2048
-    /// bytes, is reset; so is one when 1024 others have yet to send theirs. One from anybody else is
-    /// served as it is, and a header in it is what it is: no HTTP.
+    /// A header in the SYN is believed when the connection is proven: until then the proxy's own address
+    /// may be forged, and so whatever client it names. So behind a proxy nothing is answered before the
+    /// handshake is complete, and riding saves no round trip between the two.
     ///
-    /// Before the proof the proxy's own address may be forged, and with it the header.
+    /// A connection from a trusted proxy without a well-formed header within 5 s of that, and 2048
+    /// bytes, is reset; so is one when 1024 others have yet to send theirs. One that is not proven by the
+    /// [deadline](Self::gate_deadline) is aborted. One from anybody else is served as it is, and a header
+    /// in it is what it is: no HTTP.
     ///
     /// With this, one task accepts: of several that wait for the same listener the last is woken.
     #[cfg(feature = "proxy")]

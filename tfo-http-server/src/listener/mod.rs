@@ -128,7 +128,7 @@ impl TfoListener {
 
     /// What it has done until now: a live handle, still good when the listener is elsewhere.
     pub fn stats(&self) -> StatsHandle {
-        StatsHandle::new(Arc::clone(&self.counts))
+        StatsHandle::new(Arc::clone(&self.counts), self.keys().cloned())
     }
 
     /// The address that it listens on, with the port that the system chose if it was asked for 0.

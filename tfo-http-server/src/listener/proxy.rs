@@ -12,6 +12,7 @@ use std::time::Duration;
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
 use ppp::{v1, v2};
+use tokio::sync::Semaphore;
 use tokio::time::timeout;
 
 use crate::shared::Proxied;
@@ -42,6 +43,8 @@ impl fmt::Debug for Trust {
 #[derive(Debug)]
 pub(super) struct Proxies {
     trust: Trust,
+    /// For those that are proven. The kernel limits the others: `fastopen_queue`.
+    places: Arc<Semaphore>,
     waiting: Mutex<FuturesUnordered<Waiting>>,
 }
 
@@ -49,7 +52,7 @@ type Waiting = Pin<Box<dyn Future<Output = Option<AcceptedStream>> + Send>>;
 
 impl Proxies {
     pub(super) fn new(trust: Trust) -> Self {
-        Self { trust, waiting: Mutex::default() }
+        Self { trust, places: Arc::new(Semaphore::new(MOST)), waiting: Mutex::default() }
     }
 
     /// The next connection whose header has come.
@@ -69,25 +72,34 @@ impl Proxies {
         let Some(proxies) = proxies.filter(|it| (it.trust.0)(stream.peer_addr().ip().to_canonical())) else {
             return Some(stream);
         };
-        let waiting = proxies.waiting.lock().unwrap_or_else(PoisonError::into_inner);
-        if waiting.len() < MOST {
-            waiting.push(Box::pin(behind_header(stream)));
-        } else {
-            stream.refuse_proxy();
-        }
+        let header = behind_header(stream, Arc::clone(&proxies.places));
+        proxies.waiting.lock().unwrap_or_else(PoisonError::into_inner).push(Box::pin(header));
         None
     }
 }
 
 /// The connection behind its header.
-async fn behind_header(mut stream: AcceptedStream) -> Option<AcceptedStream> {
-    let read = poll_fn(|cx| stream.poll_front(cx, parse));
-    if let Ok(Ok(proxied)) = timeout(PATIENCE, read).await {
+///
+/// The proxy is trusted for its address. Until the handshake is complete that may be forged, and then the
+/// client's address in the header is whatever the forger likes.
+async fn behind_header(mut stream: AcceptedStream, places: Arc<Semaphore>) -> Option<AcceptedStream> {
+    stream.proven().await.ok()?;
+    let proxied = match places.try_acquire() {
+        Ok(_place) => {
+            let mut front = Vec::new();
+            let header = poll_fn(|cx| stream.poll_front(cx, &mut front, parse));
+            timeout(PATIENCE, header).await.ok().and_then(Result::ok)
+        }
+        Err(_) => None,
+    };
+    let Some(proxied) = proxied else {
+        stream.refuse_proxy();
+        return None;
+    };
+    if let Some(proxied) = proxied {
         stream.set_proxied(proxied);
-        return Some(stream);
     }
-    stream.refuse_proxy();
-    None
+    Some(stream)
 }
 
 /// The header at the front of `bytes`, and its length; `None` if it is not all there.

@@ -31,6 +31,9 @@ const EARLY_DATA: HeaderName = HeaderName::from_static("early-data");
 /// tonic, it is in the request's extensions; elsewhere say [`of_connection`](Self::of_connection).
 /// A request whose connection is not known is answered with 500 and does not run.
 ///
+/// The other way round, an unsafe request that need not wait, is no layer but
+/// [`replayable`](crate::ListenerBuilder::replayable): a layer comes too late to release bytes.
+///
 /// ```
 /// # #[cfg(all(feature = "axum", feature = "tower"))] mod example {
 /// use axum::Router;

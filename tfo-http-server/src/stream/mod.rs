@@ -20,6 +20,7 @@ use tokio::time::{Instant, Sleep, sleep_until};
 
 use crate::info::AcceptInfo;
 use crate::outcome::Disproven;
+use crate::settle::Place;
 use crate::shared::{Flight, Proof, Shared, State, look, poll_look};
 use cap::Cap;
 use gate::{Judgement, Standing};
@@ -48,6 +49,8 @@ pub struct AcceptedStream {
     mode: Mode,
     /// What is left to be written before the proof; `None` if there is no limit, or it is proven.
     cap: Option<Cap>,
+    /// Held until nothing that came in the SYN is withheld from the reader.
+    unsettled: Option<Place>,
 }
 
 /// Where the gate stands. Each variant owns what only that state needs.
@@ -67,13 +70,14 @@ enum Mode {
 impl AcceptedStream {
     /// A connection that may be read and written freely.
     pub(crate) fn open(shared: Shared) -> Self {
-        Self { shared: Arc::new(shared), mode: Mode::Open, cap: None }
+        Self { shared: Arc::new(shared), mode: Mode::Open, cap: None, unsettled: None }
     }
 
     /// A connection that was not proven when it was accepted: `rule` tells what is replayable, `most` how
     /// much may be written before the proof.
     pub(crate) fn gated(shared: Shared, rule: Option<Replayable>, most: usize) -> Self {
-        Self { shared: Arc::new(shared), mode: Mode::Unseen { rule }, cap: None }.with_cap(most)
+        let unsettled = shared.deadline.map(|deadline| Place::take(shared.state().counts(), deadline));
+        Self { shared: Arc::new(shared), mode: Mode::Unseen { rule }, cap: None, unsettled }.with_cap(most)
     }
 
     /// Limits what may be written before the proof.
@@ -84,7 +88,7 @@ impl AcceptedStream {
 
     /// A connection that was reset before it was accepted.
     pub(crate) fn failed(shared: Shared) -> Self {
-        Self { shared: Arc::new(shared), mode: Mode::Failed(Disproven::Reset), cap: None }
+        Self { shared: Arc::new(shared), mode: Mode::Failed(Disproven::Reset), cap: None, unsettled: None }
     }
 
     /// A live handle on what is known about this connection.
@@ -152,7 +156,7 @@ impl AcceptedStream {
 
 impl AsyncRead for AcceptedStream {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        let Self { shared, mode, .. } = self.get_mut();
+        let Self { shared, mode, unsettled, .. } = self.get_mut();
         if buf.remaining() == 0 {
             return Poll::Ready(Ok(()));
         }
@@ -160,6 +164,9 @@ impl AsyncRead for AcceptedStream {
         let pending = state.proof == Proof::Pending;
         let result = mode.poll_read(&mut state, shared.deadline, cx, buf);
         let settled = pending && state.proof != Proof::Pending;
+        if unsettled.is_some() && mode.withholds_nothing(&state, &result) {
+            *unsettled = None;
+        }
         drop(state);
         if settled {
             shared.wake_waiters();
@@ -312,6 +319,17 @@ impl Mode {
         }
     }
 
+    /// Whether the reader has all that came in the SYN, or the first of what was withheld, or will never
+    /// have it. That it could read is not enough: it may be told to stop before it does.
+    fn withholds_nothing(&self, state: &State, read: &Poll<io::Result<()>>) -> bool {
+        match read {
+            Poll::Ready(Ok(())) => matches!(self, Self::Open),
+            Poll::Ready(Err(_)) => true,
+            // There was nothing in the SYN.
+            Poll::Pending => matches!(self, Self::Open) && state.flight.is_none(),
+        }
+    }
+
     /// Whether something was read by, and perhaps answered to, a peer whose further bytes are
     /// withheld.
     fn has_answered(&self) -> bool {
@@ -394,10 +412,24 @@ fn poll_standing(
 /// gate sees what is behind it.
 #[cfg(feature = "proxy")]
 impl AcceptedStream {
-    /// Looks at the first bytes until `parse` has found a header in them, and takes it away.
+    /// Waits until the connection is proven, at most until the gate's deadline, which aborts it.
+    pub(crate) async fn proven(&self) -> Result<(), Disproven> {
+        let proven = self.info().proven().await;
+        if let Err(why) = proven {
+            self.shared.state().abort(why);
+        }
+        proven
+    }
+
+    /// Takes the first bytes into `front` until `parse` has found a header in them, and nothing that is
+    /// behind it.
+    ///
+    /// Not all at once at the end: of a connection that the peer has closed tokio says for ever that
+    /// it is readable, and only a read that finds nothing more tells that this is why.
     pub(crate) fn poll_front<T>(
         &mut self,
         cx: &mut Context<'_>,
+        front: &mut Vec<u8>,
         mut parse: impl FnMut(&[u8]) -> io::Result<Option<(T, usize)>>,
     ) -> Poll<io::Result<T>> {
         let state = self.shared.state();
@@ -405,33 +437,30 @@ impl AcceptedStream {
         loop {
             ready!(socket.poll_read_ready(cx))?;
             let mut room = [0; USUAL_FLIGHT];
-            let looked = socket.try_io(Interest::READABLE, || {
-                let length = peek(socket, &mut room)?;
-                let bytes = &room[..length];
-                match parse(bytes)? {
-                    Some(found) => Ok(found),
-                    None if bytes.is_empty() => Err(io::ErrorKind::UnexpectedEof.into()),
-                    None if bytes.len() == USUAL_FLIGHT => Err(io::ErrorKind::InvalidData.into()),
-                    // The rest is an event that is still to come.
-                    None => Err(io::ErrorKind::WouldBlock.into()),
-                }
-            });
-            match looked {
-                Ok((found, length)) => {
-                    (&*SockRef::from(socket)).read_exact(&mut room[..length])?;
-                    return Poll::Ready(Ok(found));
-                }
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+            let length = match socket.try_io(Interest::READABLE, || Ok(peek(socket, &mut room)?)) {
+                Ok(0) => return Poll::Ready(Err(io::ErrorKind::UnexpectedEof.into())),
+                Ok(length) => length,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => continue,
                 Err(error) => return Poll::Ready(Err(error)),
+            };
+            let before = front.len();
+            front.extend_from_slice(&room[..length]);
+            let found = parse(front)?;
+            let taken = found.as_ref().map_or(length, |(_, end)| end.saturating_sub(before));
+            (&*SockRef::from(socket)).read_exact(&mut room[..taken])?;
+            match found {
+                Some((found, _)) => return Poll::Ready(Ok(found)),
+                None if front.len() >= USUAL_FLIGHT => {
+                    return Poll::Ready(Err(io::ErrorKind::InvalidData.into()));
+                }
+                None => {}
             }
         }
     }
 
-    /// Notes what it said. Nobody else has a handle yet.
-    pub(crate) fn set_proxied(&mut self, proxied: Option<crate::shared::Proxied>) {
-        if let Some(shared) = Arc::get_mut(&mut self.shared) {
-            shared.proxied = proxied;
-        }
+    /// Notes what it said, once.
+    pub(crate) fn set_proxied(&self, proxied: crate::shared::Proxied) {
+        let _ = self.shared.proxied.set(proxied);
     }
 
     /// Aborts a connection whose header is bad.

@@ -208,6 +208,12 @@ impl<'a> RawClient<'a> {
         self
     }
 
+    /// A RST that acknowledges.
+    pub(crate) fn rst_ack(&mut self) -> &mut Self {
+        self.send(Parts { rst: true, ack: Some(self.server_next()), ..Parts::default() }, b"");
+        self
+    }
+
     /// Data without the ACK flag, which no TCP sends.
     pub(crate) fn data_without_ack(&mut self, data: &[u8]) -> &mut Self {
         self.send(Parts::default(), data);
@@ -313,4 +319,33 @@ pub(crate) async fn read(stream: &mut AcceptedStream) -> io::Result<Vec<u8>> {
 /// Nothing comes of it for a while.
 pub(crate) async fn stays_pending<T>(what: impl Future<Output = T>) {
     assert!(timeout(WHILE, what).await.is_err(), "it was to wait");
+}
+
+/// HTTP/2 from its first byte to the end of a call: preface, SETTINGS, HEADERS, DATA.
+pub(crate) fn grpc_call() -> Vec<u8> {
+    // :method POST
+    let headers = [http2_head(0x83, "/counter.Counter/Count"), literal(31, "application/grpc")].concat();
+    [http2_preface(), frame(1, 4, 1, &headers), frame(0, 1, 1, &[0; 5])].concat()
+}
+
+/// HTTP/2 from its first byte to the end of a GET.
+pub(crate) fn http2_get(path: &str) -> Vec<u8> {
+    [http2_preface(), frame(1, 5, 1, &http2_head(0x82, path))].concat()
+}
+
+fn http2_preface() -> Vec<u8> {
+    [b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_vec(), frame(4, 0, 0, b"")].concat()
+}
+
+/// :method, :scheme http, :path, :authority
+fn http2_head(method: u8, path: &str) -> Vec<u8> {
+    [vec![method, 0x86], literal(4, path), literal(1, "server")].concat()
+}
+
+fn frame(kind: u8, flags: u8, stream: u8, payload: &[u8]) -> Vec<u8> {
+    [&[0, 0, u8::try_from(payload.len()).unwrap(), kind, flags, 0, 0, 0, stream], payload].concat()
+}
+
+fn literal(index: u8, value: &str) -> Vec<u8> {
+    [&[0x40 | index, u8::try_from(value.len()).unwrap()], value.as_bytes()].concat()
 }
