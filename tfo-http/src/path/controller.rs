@@ -31,6 +31,9 @@ const CAPABLE_FOR: Duration = Duration::from_secs(60 * 60);
 /// How long a back-off is remembered after its end.
 const REMEMBERED_FOR: Duration = FAILED_MOST;
 
+/// The longest round trip that is believed: beyond it, the kernel has repeated the SYN.
+const RTT_MOST: Duration = Duration::from_secs(1);
+
 /// How long something that was asked for and not reported holds its place.
 pub(super) const LEASE: Duration = Duration::from_secs(10);
 
@@ -51,6 +54,8 @@ pub struct Record {
     pub(super) failures: u8,
     /// How often it rested since its last ride.
     pub(super) rests: u8,
+    /// The handshake's round-trip time, in microseconds; 0: not known.
+    pub(super) rtt: u32,
     /// The last report.
     pub(super) touched: Instant,
     /// Memory-wide order of writing: what is older than a change of network or a `forget`.
@@ -111,6 +116,7 @@ impl Record {
             results: 0,
             failures: 0,
             rests: 0,
+            rtt: 0,
             touched: now,
             written: 0,
             unsaved: false,
@@ -124,7 +130,26 @@ impl Record {
 
     /// Whether it says no more than no record would.
     pub(super) fn is_blank(&self) -> bool {
-        matches!(self.state, State::Unknown) && (self.silent, self.wasted, self.failures) == (0, 0, 0)
+        matches!(self.state, State::Unknown)
+            && (self.silent, self.wasted, self.failures, self.rtt) == (0, 0, 0, 0)
+    }
+
+    /// Whether the next ride is more likely than others to be lost: the last one was, or the path
+    /// was off.
+    pub(super) fn is_in_doubt(&self) -> bool {
+        self.silent > 0 || matches!(self.state, State::Failed { .. } | State::Probing { gently: false, .. })
+    }
+
+    pub(super) fn rtt(&self) -> Option<Duration> {
+        (self.rtt > 0).then(|| Duration::from_micros(self.rtt.into()))
+    }
+
+    /// A handshake has taken so long. The estimate rises at once and falls by eighths: one that is
+    /// too small makes needless hedges, one that is too large makes a late one.
+    pub(super) fn measured(&mut self, rtt: Duration, now: Instant) {
+        let sample = u32::try_from(rtt.min(RTT_MOST).as_micros()).unwrap_or(u32::MAX).max(1);
+        self.rtt = sample.max(self.rtt - (self.rtt.saturating_sub(sample)) / 8);
+        self.touched = now;
     }
 
     pub(super) fn is_capable(&self) -> bool {
@@ -147,6 +172,9 @@ impl Record {
         if !self.places_until.is_some_and(|until| in_time(until, now)) {
             (self.places, self.places_until) = (0, None);
         }
+        if strange || now.saturating_duration_since(self.touched) >= CAPABLE_FOR {
+            self.rtt = 0;
+        }
         let expired = match self.state {
             State::Unknown => false,
             State::Capable { ridden } => strange || now.saturating_duration_since(ridden) >= CAPABLE_FOR,
@@ -158,13 +186,8 @@ impl Record {
         if expired {
             let fence = self.fence;
             self.go(Step::Expired, State::Unknown);
-            *self = Self {
-                touched: self.touched,
-                written: self.written,
-                fence,
-                unsaved: self.unsaved,
-                ..Self::new(now)
-            };
+            let Self { rtt, touched, written, unsaved, .. } = *self;
+            *self = Self { rtt, touched, written, fence, unsaved, ..Self::new(now) };
         }
     }
 

@@ -112,6 +112,9 @@ struct SavedPath {
     failures: u8,
     #[serde(default, skip_serializing_if = "is_zero")]
     rests: u8,
+    /// In microseconds. Files of the first release have none.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    rtt: u32,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -274,6 +277,7 @@ impl SavedPath {
             results: record.results,
             failures: record.failures,
             rests: record.rests,
+            rtt: record.rtt,
         }
     }
 
@@ -309,6 +313,9 @@ impl SavedPath {
         (record.history, record.results) = (self.history, self.results);
         (record.failures, record.rests) = (self.failures, self.rests);
         record.touched = moment.instant(self.at).unwrap_or(now).min(now);
+        if self.rtt > 0 {
+            record.measured(Duration::from_micros(self.rtt.into()), record.touched);
+        }
         match &mut record.state {
             // Capable may have more strikes in a row.
             State::Capable { .. } => record.silent = self.silent.min(3),
@@ -330,7 +337,8 @@ impl SavedPath {
     }
 
     fn is_blank(&self) -> bool {
-        self.state == SavedState::Unknown && (self.silent, self.wasted, self.failures) == (0, 0, 0)
+        self.state == SavedState::Unknown
+            && (self.silent, self.wasted, self.failures, self.rtt) == (0, 0, 0, 0)
     }
 }
 

@@ -23,7 +23,13 @@
 //!   again when 32 results have come without going off.
 //! * *Doubt*: a path that is not Capable, or Capable with a strike, has no more rides under way than
 //!   it has strikes left; after a back-off exactly one, the canary. Whoever asks meanwhile is told to
-//!   avoid, so a burst costs no more than a sequence.
+//!   avoid, so a burst costs no more than a sequence. A ride after a strike, and a canary, are
+//!   [doubtful](Ticket::is_doubtful): they are hedged after 20 ms, whatever the round-trip time.
+//!   So a path that begins to drop SYNs costs one request the whole hedge delay, and at most three
+//!   more 20 ms.
+//! * *Round-trip time*: that of handshakes, for the delays of hedge and guard. It rises at once and
+//!   falls by eighths, so a path that has become longer is hedged needlessly once; forgotten
+//!   after an hour without a report, and on another network.
 //! * *Budget*: rides on paths that are not Capable take a token; those that were not slow give it
 //!   back. No token, no ride. No prefix takes more than its share.
 //! * *Not acked* costs bytes only: after three in a row the path rests for a minute, doubling to an
@@ -60,8 +66,11 @@
 //! | RST, and plain TCP is refused too; ICMP unreachable; a local error; not sent at all; dropped within 2 RTT | [`Event::Unused`] |
 //! | dropped by the application unanswered after more than 2 RTT, before the hedge timer | [`Event::Abandoned`] |
 //!
+//! 5. **Report the round-trip time** of each handshake to the path whose SYN was not repeated:
+//!    [`PathMemory::report_rtt`].
+//!
 //! A ticket may be reported on twice: an `Acked` after a `Silent` (the SYN-ACK was only late) makes
-//! the path Capable again. `now` is the time of the event; it may be a little older than that of
+//! the path Capable again. It strikes once. `now` is the time of the event; it may be a little older than that of
 //! another thread's call. Nothing here blocks but a mutex, for well under a microsecond.
 //!
 //! ```
@@ -97,7 +106,7 @@ use std::collections::hash_map::RandomState;
 use std::fmt;
 use std::hash::BuildHasher;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use budget::Budget;
 use controller::{Grant, Learnt};
@@ -195,6 +204,10 @@ pub struct Ticket {
     serial: u64,
     advice: Advice,
     proven: bool,
+    doubtful: bool,
+    rtt: Option<Duration>,
+    /// Its strike has been counted.
+    struck: bool,
     /// It holds a place of the path's, or is its canary.
     reserved: bool,
     /// It holds a token.
@@ -212,6 +225,19 @@ impl Ticket {
     /// Whether the path is known to be Capable: that it was when asked, and was not in doubt.
     pub fn is_proven(&self) -> bool {
         self.proven
+    }
+
+    /// Whether its ride is more likely than others to be lost: the last one on the path was, or the
+    /// path was off, and this is its canary. [`Hedge::Auto`](crate::Hedge::Auto) does not wait long
+    /// then.
+    pub fn is_doubtful(&self) -> bool {
+        self.doubtful
+    }
+
+    /// How long a handshake takes on this path, as of the time of asking; `None`: not known, or not
+    /// measured for an hour, or on another network.
+    pub fn rtt(&self) -> Option<Duration> {
+        self.rtt
     }
 
     /// What was asked for.
@@ -258,6 +284,25 @@ impl PathMemory {
     /// change of network, nothing is learnt.
     pub fn report(&self, ticket: &mut Ticket, event: Event, now: Instant) {
         self.shared.report(&mut self.lock(), ticket, event, now);
+    }
+
+    /// How long a handshake to the ticket's path has taken: the ride's own, or that of a plain
+    /// attempt beside it. Not of one whose SYN was repeated: nobody knows which SYN was answered
+    /// (RFC 6298 section 3, "Karn's algorithm"). Of a ticket that was `Avoid`, or given before
+    /// [`PathMemory::forget`] or a change of network, nothing is learnt.
+    ///
+    /// The estimate takes a longer time at once, and comes down to a shorter one by an eighth of the
+    /// difference each time; it stops at a second, after which kernels repeat the SYN.
+    pub fn report_rtt(&self, ticket: &Ticket, rtt: Duration, now: Instant) {
+        let mut inner = self.lock();
+        if ticket.advice == Advice::Avoid || ticket.serial < inner.forgotten.max(inner.changed) {
+            return;
+        }
+        let path = ticket.path.or_network(ticket.network);
+        let mut record = inner.get(&path, now).unwrap_or_else(|| Record::new(now));
+        record.measured(rtt, now);
+        inner.serial += 1;
+        inner.put(&path, record);
     }
 
     /// Whether rides on this path are known to arrive. It reserves nothing.
@@ -329,6 +374,9 @@ impl Shared {
             serial,
             advice: Advice::Avoid,
             proven: false,
+            doubtful: false,
+            rtt: None,
+            struck: false,
             reserved: false,
             token: false,
             canary: false,
@@ -339,6 +387,7 @@ impl Shared {
             return ticket;
         }
         let mut record = inner.get(&path, now).unwrap_or_else(|| Record::new(now));
+        (ticket.doubtful, ticket.rtt) = (record.is_in_doubt(), record.rtt());
         match record.advise(now) {
             Grant::Proven => (ticket.advice, ticket.proven) = (Advice::Ride, true),
             Grant::Trial if inner.budget.take(&self.settings, self.hash(&path), now) => {
@@ -382,6 +431,10 @@ impl Shared {
             } else {
                 inner.net.release(ticket.serial);
             }
+        }
+        // One SYN is one strike, however often it is told of.
+        if slow && std::mem::replace(&mut ticket.struck, true) {
+            return;
         }
         let known = inner.get(&path, now);
         let mut record = known.unwrap_or_else(|| Record::new(now));

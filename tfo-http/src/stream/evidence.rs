@@ -1,5 +1,7 @@
 //! What the kernel says of a handshake, as an outcome. Nothing is concluded from what was sent.
 
+use std::time::Duration;
+
 use tfo_core::{ClientFail, TcpInfo};
 
 use super::attempts::{FirstAttempt, Won};
@@ -19,6 +21,32 @@ pub(crate) enum Syn {
         /// Whether there was more than fitted.
         rest: bool,
     },
+}
+
+/// Whether the kernel had to repeat the SYN; the repeated one has no TCP Fast Open in it.
+///
+/// Linux says so of a SYN with data only (tcp_fastopen.c, `TFO_SYN_RETRANSMITTED`). Of others its
+/// count of retransmissions does, when nothing but the SYN was sent; but not of a SYN with data,
+/// because data that was not taken is retransmitted too.
+pub(crate) fn was_repeated(tcp_info: Option<&TcpInfo>, with_data: bool) -> bool {
+    match tcp_info.and_then(TcpInfo::client_fail) {
+        Some(ClientFail::SynRetransmitted) => true,
+        _ if with_data => false,
+        _ => tcp_info.and_then(TcpInfo::total_retrans).is_some_and(|times| times > 0),
+    }
+}
+
+/// How long a handshake took that is just over; `None` if that is not clear, because the SYN was
+/// repeated (RFC 6298 section 3).
+pub(crate) fn clear_rtt(tcp_info: Option<&TcpInfo>, with_data: bool) -> Option<Duration> {
+    let tcp_info = tcp_info?;
+    let once = match tcp_info.client_fail() {
+        Some(ClientFail::SynRetransmitted) => false,
+        // The one retransmission is that of the data.
+        Some(ClientFail::DataNotAcked) if with_data => true,
+        _ => tcp_info.total_retrans() == Some(0),
+    };
+    tcp_info.rtt().filter(|_| once)
 }
 
 /// Notes what became of a handshake that is over.
@@ -66,7 +94,7 @@ fn replaced(facts: &mut Facts, first: FirstAttempt) {
 fn judge(facts: &mut Facts, tcp_info: Option<&TcpInfo>, syn: Syn) {
     facts.handshake_rtt = tcp_info.and_then(TcpInfo::rtt);
     let client_fail = tcp_info.and_then(TcpInfo::client_fail);
-    let retransmitted = client_fail == Some(ClientFail::SynRetransmitted);
+    let retransmitted = was_repeated(tcp_info, matches!(syn, Syn::WithData { .. }));
     let acked = tcp_info.and_then(TcpInfo::syn_data) == Some(true);
     let (outcome, reason) = match syn {
         Syn::Plain(reason) => (SynOutcome::Plain, Some(reason)),

@@ -1,5 +1,6 @@
 //! Where sockets wait that nobody needs any more, but whose SYN may still be answered.
 
+use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
@@ -36,6 +37,36 @@ impl Lot {
             let _ = timeout(STAY, stream.writable()).await;
             drop((stream, place));
         });
+    }
+}
+
+/// A socket under way that is parked if nobody takes it.
+#[derive(Debug)]
+pub(crate) struct Parkable {
+    stream: Option<TcpStream>,
+    lot: Lot,
+}
+
+impl Parkable {
+    pub(crate) fn new(stream: TcpStream, lot: &Lot) -> Self {
+        Self { stream: Some(stream), lot: lot.clone() }
+    }
+
+    pub(crate) fn stream(&self) -> io::Result<&TcpStream> {
+        self.stream.as_ref().ok_or_else(|| io::ErrorKind::NotConnected.into())
+    }
+
+    /// The socket, not to be parked.
+    pub(crate) fn take(mut self) -> io::Result<TcpStream> {
+        self.stream.take().ok_or_else(|| io::ErrorKind::NotConnected.into())
+    }
+}
+
+impl Drop for Parkable {
+    fn drop(&mut self) {
+        if let Some(stream) = self.stream.take() {
+            self.lot.park(stream);
+        }
     }
 }
 
