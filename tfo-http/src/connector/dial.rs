@@ -200,7 +200,9 @@ async fn ask_cookie(
     tokio::select! {
         biased;
         Ok(tcp_info) = established(&first) => {
-            trip.tell(path::Event::Answered);
+            if !evidence::was_repeated(tcp_info.as_ref(), false) {
+                trip.tell(path::Event::Answered);
+            }
             measure(trip, &tcp_info);
             evidence::note(tcp_info.as_ref(), info, asked);
             info.update(|facts| facts.hedged = true);

@@ -268,6 +268,11 @@ impl Record {
                 if ticket.reserved {
                     self.release(ticket.serial);
                 }
+                // It was only late: what it was counted for was none.
+                if event == Event::Answered && ticket.struck && ticket.serial >= self.fence {
+                    self.silent = self.silent.saturating_sub(1);
+                    self.history &= !1;
+                }
                 return false;
             }
             Event::Silent | Event::Abandoned => 1,
@@ -395,6 +400,8 @@ impl Record {
 pub(super) struct Learnt {
     pub(super) serial: u64,
     pub(super) reserved: bool,
+    /// It has been a strike before.
+    pub(super) struck: bool,
 }
 
 impl State {
@@ -459,7 +466,7 @@ mod tests {
             if reserved {
                 self.record.reserve(serial, self.now);
             }
-            (grant, Learnt { serial, reserved })
+            (grant, Learnt { serial, reserved, struck: false })
         }
 
         fn tell(&mut self, event: Event, ticket: Learnt) {
@@ -661,6 +668,64 @@ mod tests {
         one.wait(2 + 86_400);
         one.record.settle(one.now, false);
         assert_eq!((one.phase(), one.record.failures), (Phase::Unknown, 0));
+    }
+
+    #[test]
+    fn a_round_trip_rises_at_once_falls_slowly_and_expires() {
+        let ms = Duration::from_millis;
+        let mut one = One::new();
+        assert_eq!(one.record.rtt(), None);
+        for (sample, estimate) in [(80, 80), (200, 200), (40, 180), (180, 180), (5_000, 1_000)] {
+            one.record.measured(ms(sample), one.now);
+            assert_eq!(one.record.rtt(), Some(ms(estimate)));
+        }
+        for _ in 0..60 {
+            one.record.measured(ms(5), one.now);
+        }
+        assert!(one.record.rtt().is_some_and(|rtt| rtt < ms(6)), "{:?}", one.record.rtt());
+        one.record.measured(Duration::ZERO, one.now);
+        assert!(one.record.rtt().is_some(), "under a microsecond is a time too");
+        assert!(!one.record.is_blank());
+        one.wait(3600);
+        one.record.settle(one.now, false);
+        assert_eq!((one.record.rtt(), one.record.is_blank()), (None, true));
+        one.record.measured(ms(5), one.now);
+        one.record.settle(one.now, true);
+        assert_eq!(one.record.rtt(), None, "another network");
+    }
+
+    #[test]
+    fn a_ride_is_doubtful_after_a_strike_and_after_a_back_off() {
+        let mut one = One::new();
+        assert!(!one.record.is_in_doubt());
+        one.ride(Event::Acked);
+        one.ride(Event::Silent);
+        assert!(one.record.is_in_doubt());
+        one.ride(Event::Acked);
+        assert!(!one.record.is_in_doubt());
+        one.ride(Event::Refused);
+        one.ride(Event::Refused);
+        one.wait(2);
+        assert!(one.record.is_in_doubt(), "its canary");
+        one.ride(Event::Acked);
+        assert!(!one.record.is_in_doubt());
+        for _ in 0..3 {
+            one.ride(Event::NotAcked);
+        }
+        one.wait(60);
+        assert!(!one.record.is_in_doubt(), "nothing was lost but bytes");
+    }
+
+    #[test]
+    fn a_late_answer_takes_its_silence_back() {
+        let mut one = One::new();
+        let (_, ticket) = one.ask();
+        one.tell(Event::Silent, ticket);
+        one.tell(Event::Answered, Learnt { struck: true, reserved: false, ..ticket });
+        assert_eq!((one.record.silent, one.record.history), (0, 0));
+        one.ride(Event::Silent);
+        one.ride(Event::Answered);
+        assert_eq!(one.record.silent, 1, "another's answer does not");
     }
 
     #[test]

@@ -133,7 +133,8 @@ pub enum Event {
     Acked,
     /// It was answered, but its data was not acked.
     NotAcked,
-    /// It had no data, and was answered. It proves nothing about rides.
+    /// It had no data, and was answered. It proves nothing about rides, except that a silence which
+    /// was told of before was none.
     Answered,
     /// It was not answered in time.
     Silent,
@@ -433,13 +434,15 @@ impl Shared {
             }
         }
         // One SYN is one strike, however often it is told of.
-        if slow && std::mem::replace(&mut ticket.struck, true) {
+        let struck = std::mem::replace(&mut ticket.struck, slow);
+        if slow && struck {
             return;
         }
         let known = inner.get(&path, now);
         let mut record = known.unwrap_or_else(|| Record::new(now));
         inner.serial += 1;
-        let went_off = record.learn(event, Learnt { serial: ticket.serial, reserved }, now, inner.serial);
+        let went_off =
+            record.learn(event, Learnt { serial: ticket.serial, reserved, struck }, now, inner.serial);
         if known.is_some_and(|known| known != record) || known.is_none() && !record.is_blank() {
             inner.put(&path, record);
         }

@@ -253,8 +253,13 @@ impl Attempts {
     fn won(&mut self, id: Id, config: &Config) -> Delivered {
         let instead_of = (id != 0).then_some(match (&self.first.stream, self.first.progress) {
             (None, _) => FirstAttempt::Refused,
-            (_, Progress::Connecting) => FirstAttempt::Silent,
-            _ => FirstAttempt::Stalled,
+            // Not one that was only late, or answered when its SYN had been repeated without data.
+            (_, Progress::Carrying(Some(tcp_info)))
+                if tcp_info.syn_data() == Some(true) && self.delivery.is_guard_over(Instant::now()) =>
+            {
+                FirstAttempt::Stalled
+            }
+            _ => FirstAttempt::Silent,
         });
         let first = self.first.address;
         let rtt = self

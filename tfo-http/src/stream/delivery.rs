@@ -118,6 +118,7 @@ struct Attempt {
 #[derive(Clone, Debug)]
 pub(super) struct Delivery {
     plan: Plan,
+    begun: Instant,
     first: Attempt,
     /// Nothing is allocated while there is one attempt.
     more: Vec<Attempt>,
@@ -140,6 +141,7 @@ impl Delivery {
         // Sent bytes that must not be sent again bind the delivery to the first attempt.
         let free = !data || plan.repeatable;
         Self {
+            begun: now,
             first: Attempt { cargo: plan.first, state: State::Connecting },
             more: Vec::new(),
             others: plan.others,
@@ -186,6 +188,11 @@ impl Delivery {
     /// Whether the first SYN carried bytes of the flight.
     pub(super) fn carries_data(&self) -> bool {
         self.first.cargo == Cargo::Data
+    }
+
+    /// Whether the time in which a taken flight is to be answered is over.
+    pub(super) fn is_guard_over(&self, now: Instant) -> bool {
+        self.plan.guard.and_then(|guard| self.begun.checked_add(guard)).is_some_and(|at| at <= now)
     }
 
     /// Whether a plain attempt has joined, or replaced, the first.

@@ -78,3 +78,63 @@ impl Drop for Place {
         self.0.fetch_sub(1, Ordering::Relaxed);
     }
 }
+
+#[cfg(all(test, target_os = "linux"))]
+mod tests {
+    use std::net::{Ipv4Addr, SocketAddr};
+    use std::time::Instant;
+
+    use socket2::{Domain, Socket, Type};
+
+    use super::*;
+    use crate::config::{Config, begin_plain};
+
+    /// A listener whose queue is full: it answers no SYN.
+    fn silent() -> (Vec<Socket>, SocketAddr) {
+        let listener = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+        listener.bind(&SocketAddr::from((Ipv4Addr::LOCALHOST, 0)).into()).unwrap();
+        listener.listen(0).unwrap();
+        let address = listener.local_addr().unwrap();
+        let filler = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+        filler.connect(&address).unwrap();
+        (vec![listener, filler], address.as_socket().unwrap())
+    }
+
+    #[tokio::test]
+    async fn there_are_so_many_places_and_they_are_free_again_in_time() {
+        let (_full, address) = silent();
+        let (lot, config) = (Lot::default(), Config::default());
+        let taken = |lot: &Lot| lot.taken.load(Ordering::Relaxed);
+        for number in 0..2 * PLACES {
+            let stream = begin_plain(&config, &address).unwrap();
+            // As it is, and as the loser of a race.
+            match number % 2 {
+                0 => lot.clone().park(stream),
+                _ => drop(Parkable::new(stream, &lot)),
+            }
+            assert_eq!(taken(&lot), PLACES.min(number + 1));
+        }
+        tokio::time::sleep(STAY / 2).await;
+        assert_eq!(taken(&lot), PLACES, "they wait for their answer");
+        let begun = Instant::now();
+        while taken(&lot) > 0 {
+            assert!(begun.elapsed() < 3 * STAY, "{} are still there", taken(&lot));
+            tokio::time::sleep(STAY / 30).await;
+        }
+    }
+
+    #[tokio::test]
+    async fn who_is_answered_leaves_and_who_is_taken_does_not_park() {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let (lot, config) = (Lot::default(), Config::default());
+        let begin = || begin_plain(&config, &listener.local_addr().unwrap()).unwrap();
+        assert!(Parkable::new(begin(), &lot).take().is_ok());
+        assert_eq!(lot.taken.load(Ordering::Relaxed), 0);
+        drop(Parkable::new(begin(), &lot));
+        let begun = Instant::now();
+        while lot.taken.load(Ordering::Relaxed) > 0 {
+            assert!(begun.elapsed() < STAY, "its handshake is over");
+            tokio::task::yield_now().await;
+        }
+    }
+}

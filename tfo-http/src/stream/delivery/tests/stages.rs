@@ -28,7 +28,7 @@ impl Walk {
             if self.delivery.state(id) == State::Over {
                 continue;
             }
-            events.push(("Failed", Event::Failed { id }));
+            events.push(("Failed", Failed { id }));
             match (established, id) {
                 (false, 0) => {
                     events.push(("NotTaken", Event::Established { id, taken: false }));
@@ -37,7 +37,7 @@ impl Walk {
                     }
                 }
                 (false, _) => events.push(("Joined", Event::Established { id, taken: false })),
-                (true, _) if *carries => events.push(("Answered", Event::Answered { id })),
+                (true, _) if *carries => events.push(("Answered", Answered { id })),
                 (true, _) => {}
             }
         }
