@@ -38,8 +38,8 @@ pub(crate) struct Config {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Hedge {
-    /// After two round trips, as far as they are known: at least 20 ms, at most 250 ms or one and a
-    /// half round trips; 250 ms where nothing is known. After 20 ms where the ride before was lost
+    /// 20 ms after two round trips, as far as they are known, and at most after 250 ms or one and a
+    /// half round trips; after 250 ms where nothing is known. After 20 ms where the ride before was lost
     /// ([`Ticket::is_doubtful`](crate::path::Ticket::is_doubtful)).
     #[default]
     Auto,
@@ -79,7 +79,8 @@ const ANSWER_DUE: Duration = Duration::from_millis(250);
 
 /// When an answer to a SYN is due.
 pub(crate) fn answer_due(rtt: Option<Duration>) -> Duration {
-    rtt.map_or(ANSWER_DUE, |rtt| (2 * rtt).clamp(HEDGE_LEAST, ANSWER_DUE.max(rtt * 3 / 2)))
+    // Hosts that are busy have their delays too, however near they are.
+    rtt.map_or(ANSWER_DUE, |rtt| (2 * rtt + HEDGE_LEAST).min(ANSWER_DUE.max(rtt * 3 / 2)))
 }
 
 /// Which first flights may ride in the SYN.
@@ -258,6 +259,26 @@ mod tests {
         assert!(config.can_reach(&v4) && config.can_reach(&v6));
         config.local_ipv4 = None;
         assert!(!config.can_reach(&v4) && config.can_reach(&v6));
+    }
+
+    #[test]
+    fn delays_follow_the_round_trip_within_bounds() {
+        for (rtt, due, guard) in [
+            (None, 250, 250),
+            (Some(0), 20, 250),
+            (Some(5), 30, 250),
+            (Some(100), 220, 300),
+            (Some(600), 900, 1800),
+        ] {
+            let rtt = rtt.map(|rtt| rtt * MS);
+            assert_eq!((answer_due(rtt), Hedge::Auto.guard(rtt)), (due * MS, Some(guard * MS)));
+        }
+        let due = 220 * MS;
+        assert_eq!((Hedge::Auto.delay(due, false), Hedge::Auto.delay(due, true)), (Some(due), Some(20 * MS)));
+        assert_eq!(Hedge::After(Duration::ZERO).delay(due, true), Some(10 * MS));
+        assert_eq!((Hedge::Never.delay(due, true), Hedge::Never.guard(None)), (None, None));
+        let impatient = Config { connect_timeout: Some(100 * MS), ..Config::default() };
+        assert_eq!(impatient.hedge_delay(due, false), Some(50 * MS), "the plain attempt has the rest");
     }
 
     #[test]

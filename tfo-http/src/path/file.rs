@@ -34,7 +34,8 @@ const SKEW: Duration = Duration::from_secs(60);
 /// this memory.
 ///
 /// Between [`FileStore::open`] and [`FileStore::sync`] no file is touched. A clone is the same store:
-/// one goes into the [`PathMemory`](super::PathMemory), the other is kept for `sync`.
+/// one goes into the [`PathMemory`](super::PathMemory), the other is kept for `sync`. Who does not
+/// want to think of it takes [`PathMemory::in_file`](super::PathMemory::in_file).
 ///
 /// Any number of processes may use one file: what they learnt is merged, the newer report on a path
 /// wins. The file is JSON, and only for this user to read: it tells which addresses were visited. It
@@ -229,6 +230,34 @@ impl Inner {
                 self.memory.put(&path, record);
             }
         }
+    }
+}
+
+/// A [`FileStore`] that is synced when it is dropped: with the last clone of its memory.
+pub(super) struct Synced(pub(super) FileStore);
+
+impl PathStore for Synced {
+    fn get(&mut self, path: &Path) -> Option<Record> {
+        self.0.get(path)
+    }
+
+    fn put(&mut self, path: &Path, record: Record) {
+        self.0.put(path, record);
+    }
+
+    fn list(&self) -> Vec<(Path, Record)> {
+        self.0.list()
+    }
+
+    fn clear(&mut self) {
+        self.0.clear();
+    }
+}
+
+impl Drop for Synced {
+    fn drop(&mut self) {
+        // Whoever has to know of an error calls `sync`. A memory that is lost is learnt again.
+        let _ = self.0.sync(Instant::now(), SystemTime::now());
     }
 }
 
