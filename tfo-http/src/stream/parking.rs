@@ -90,6 +90,7 @@ mod tests {
     use crate::config::{Config, begin_plain};
 
     /// A listener whose queue is full: it answers no SYN.
+    #[expect(clippy::unwrap_used, reason = "tests")]
     fn silent() -> (Vec<Socket>, SocketAddr) {
         let listener = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
         listener.bind(&SocketAddr::from((Ipv4Addr::LOCALHOST, 0)).into()).unwrap();
