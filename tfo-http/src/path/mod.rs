@@ -61,10 +61,10 @@
 //! | the same, not proven | [`Event::Acked`] at the answer's first byte, or [`Event::SilentAfterHandshake`] when the guard has fired **and** the plain attempt beside it delivered first |
 //! | answered, data not acked, SYN not repeated | [`Event::NotAcked`] |
 //! | it had no data (cookie request, data-less, cookie vanished), and was answered | [`Event::Answered`] |
-//! | unanswered, with the option or with data: the hedge timer fires, or the kernel has repeated the SYN (`tcpi_client_fail` 3) | [`Event::Silent`], at once |
+//! | unanswered, with the option or with data: an answer is overdue, or the kernel has repeated the SYN (`tcpi_client_fail` 3 if it had data, `tcpi_total_retrans` if not) | [`Event::Silent`], at once |
 //! | RST, and plain TCP to the same address is then answered | [`Event::Refused`] |
 //! | RST, and plain TCP is refused too; ICMP unreachable; a local error; not sent at all; dropped within 2 RTT | [`Event::Unused`] |
-//! | dropped by the application unanswered after more than 2 RTT, before the hedge timer | [`Event::Abandoned`] |
+//! | dropped by the application unanswered when an answer was overdue, and not told of yet | [`Event::Abandoned`] |
 //!
 //! 5. **Report the round-trip time** of each handshake to the path whose SYN was not repeated:
 //!    [`PathMemory::report_rtt`].
