@@ -94,6 +94,19 @@ pub(crate) struct GetArgs {
     /// How long the name may take, and then the connection: 300ms, 2s, or a number of seconds.
     #[arg(long, value_name = "TIME", default_value = "30s", value_parser = parse_patience)]
     pub(crate) connect_timeout: Duration,
+    /// How long a SYN with TCP Fast Open may stay unanswered before a plain connection is tried beside
+    /// it, 10ms or more (default: a little more than two round trips, if
+    /// they are known, else 250ms).
+    #[arg(long, value_name = "TIME", value_parser = parse_hedge, conflicts_with = "no_hedge")]
+    pub(crate) hedge_delay: Option<Duration>,
+    /// Try no plain connection beside it: where SYNs with TCP Fast Open are dropped, the kernel's second
+    /// is waited for.
+    #[arg(long)]
+    pub(crate) no_hedge: bool,
+    /// Where to remember on which paths TCP Fast Open works, from one run to the next, or off (default:
+    /// tfo/paths.json in $XDG_STATE_HOME or ~/.local/state). The addresses that were visited are in it.
+    #[arg(long, value_name = "FILE|off")]
+    pub(crate) path_memory: Option<PathBuf>,
     /// How long each request may take as a whole (default: no limit).
     #[arg(long, short = 'm', value_name = "TIME", value_parser = parse_patience)]
     pub(crate) max_time: Option<Duration>,
@@ -193,6 +206,14 @@ fn parse_patience(text: &str) -> Result<Duration, String> {
     Ok(time.min(Duration::from_secs(365 * 24 * 3600)))
 }
 
+/// As a patience, and not so short that every answer would be too late.
+fn parse_hedge(text: &str) -> Result<Duration, String> {
+    match parse_patience(text)? {
+        delay if delay < Duration::from_millis(10) => Err("it must be 10ms or more".into()),
+        delay => Ok(delay),
+    }
+}
+
 fn parse_method(text: &str) -> Result<Method, String> {
     match Method::from_bytes(text.as_bytes()) {
         Ok(Method::CONNECT) => Err("CONNECT is for proxies, and not supported".into()),
@@ -250,6 +271,14 @@ mod tests {
         assert_eq!(parse_rtt("50").unwrap_err(), "it needs a unit: 50ms");
         for bad in ["0", "0s", "999us", "901ms", "1h", "50", "-5ms", ""] {
             assert!(parse_rtt(bad).is_err(), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn hedges() {
+        assert_eq!(parse_hedge("10ms").unwrap(), Duration::from_millis(10));
+        for bad in ["9ms", "0", "-1", "soon", ""] {
+            assert!(parse_hedge(bad).is_err(), "{bad:?}");
         }
     }
 

@@ -15,7 +15,9 @@ use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::dns::{GaiAddrs, GaiResolver, Name};
 use hyper_util::client::legacy::connect::{CaptureConnection, capture_connection};
 use hyper_util::rt::TokioExecutor;
-use tfo_http::{ConnInfo, ConnectError, ConnectErrorKind, Reason, SynData, SynOutcome, TfoConnector};
+use tfo_http::{
+    ConnInfo, ConnectError, ConnectErrorKind, Hedge, PathMemory, Reason, SynData, SynOutcome, TfoConnector,
+};
 use tokio::time::timeout;
 use tower_service::Service;
 
@@ -30,10 +32,14 @@ pub(crate) struct Fetcher {
 }
 
 /// What holds for every request.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Settings {
     /// What may ride in the SYN.
     pub(crate) syn_data: SynData,
+    /// When a plain attempt joins one that is not answered.
+    pub(crate) hedge: Hedge,
+    /// What is known of paths.
+    pub(crate) memory: PathMemory,
     /// Whether connections are kept for the next request.
     pub(crate) reuse: bool,
     /// For the name, and again for the handshake.
@@ -72,6 +78,8 @@ impl Fetcher {
         let resolver = Resolver { inner: GaiResolver::new(), patience: settings.connect_timeout };
         let mut connector = TfoConnector::new_with_resolver(resolver);
         connector.set_syn_data(settings.syn_data);
+        connector.set_hedge(settings.hedge);
+        connector.set_path_memory(settings.memory.clone());
         connector.set_connect_timeout(Some(settings.connect_timeout));
         let mut builder = Client::builder(TokioExecutor::new());
         if !settings.reuse {

@@ -9,7 +9,7 @@ use std::process::{Command, Stdio};
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
-use support::{Ran, TFO, answering, read_head, server, tfo};
+use support::{NO_STATE, Ran, TFO, answering, read_head, server, tfo};
 
 const HELLO: &[u8] = b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello";
 
@@ -237,6 +237,7 @@ fn a_reader_that_leaves_ends_it_quietly() {
     for args in [vec!["get"], vec!["get", "--json", "-n", "100000"]] {
         let url = if args.len() == 1 { format!("http://{address}/") } else { answering(HELLO) };
         let mut child = Command::new(TFO)
+            .env(NO_STATE.0, NO_STATE.1)
             .args(&args)
             .arg(url)
             .stdout(Stdio::piped())
@@ -248,6 +249,59 @@ fn a_reader_that_leaves_ends_it_quietly() {
         let said = String::from_utf8(ran.stderr).unwrap();
         assert_eq!((ran.status.code(), said.as_str()), (Some(0), ""), "{args:?}");
     }
+}
+
+#[test]
+fn times_and_files_that_are_no_use() {
+    let url = answering(HELLO);
+    for (args, says) in [
+        (&["--hedge-delay", "5ms"] as &[_], "10ms or more"),
+        (&["--hedge-delay", "0"], "more than 0"),
+        (&["--hedge-delay", "soon"], "--hedge-delay"),
+        (&["--hedge-delay", "1s", "--no-hedge"], "cannot be used with"),
+        (&["--path-memory"], "--path-memory"),
+    ] {
+        let ran = tfo(&[&["get", &url], args].concat());
+        assert_eq!(ran.code, 2, "{ran:?}");
+        assert!(ran.stderr.contains(says) && !ran.stderr.contains("panicked"), "{says:?}: {ran:?}");
+    }
+}
+
+#[test]
+fn a_memory_that_cannot_be_used_is_told_of_and_no_request_is_lost() {
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("paths.json");
+    let name = file.to_str().unwrap();
+    let get = |url: &str, name: &str| {
+        let ran = tfo(&["get", "--json", "--path-memory", name, url]);
+        assert_eq!((ran.code, ran.records()[0]["status"].as_u64()), (0, Some(200)), "{ran:?}");
+        ran.stderr
+    };
+    let url = answering(HELLO);
+    for bad in ["", "[section]", "{\"format\":\"something else\",\"version\":1,\"paths\":[]}", "\0\u{7f}"] {
+        fs::write(&file, bad).unwrap();
+        let said = get(&url, name);
+        assert!(said.contains(name) && said.contains("is not a path memory"), "{said}");
+        assert_eq!(said.lines().count(), 1, "{said}");
+        assert_eq!(get(&url, name), "", "it was rewritten");
+    }
+    fs::write(&file, "{\"format\":\"tfo-http path memory\",\"version\":99}").unwrap();
+    assert!(get(&url, name).contains("another version"));
+    // What is no file is left alone, and said twice: it can be neither read nor written.
+    let said = get(&url, directory.path().to_str().unwrap());
+    assert!(said.lines().count() == 2 && said.contains("not a regular file"), "{said}");
+    assert!(get(&url, "/no/such/directory/paths.json").contains("is not kept"));
+    assert_eq!(get(&url, "off"), "");
+    assert!(!file.with_file_name("off").exists());
+    // The user's own, where nobody has chosen: nothing is said if it cannot be kept.
+    let own = |state: &std::path::Path| {
+        let ran: Ran =
+            Command::new(TFO).env("XDG_STATE_HOME", state).args(["get", &url]).output().unwrap().into();
+        assert_eq!((ran.code, ran.stderr.lines().count()), (0, 1), "{ran:?}");
+    };
+    own(std::path::Path::new("/dev/null"));
+    own(&directory.path().join("state"));
+    assert!(directory.path().join("state/tfo/paths.json").exists());
 }
 
 #[test]

@@ -17,8 +17,8 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
-use support::{PATIENCE, Ran, TFO, read_head, tfo};
-use tfo_lab::{Flow, Host, Lab, Packet, Verdict, lab_tests};
+use support::{NO_STATE, PATIENCE, Ran, TFO, read_head, tfo};
+use tfo_lab::{DropSynData, Flow, Host, Lab, Packet, Verdict, lab_tests};
 
 const RTT: Duration = Duration::from_millis(20);
 const PORT: u16 = 8080;
@@ -106,6 +106,52 @@ lab_tests! {
         let _serve = Serve::start(&lab);
         let hinted: Vec<_> = get(&lab, &["-n", "3"]).stderr.lines().map(|line| line.contains("may have TCP Fast Open off")).collect();
         assert_eq!(hinted, [false, true, true]);
+    }
+
+    fn what_was_learnt_of_a_path_survives_the_process() {
+        let directory = tempfile::tempdir().unwrap();
+        let file = directory.path().join("paths.json");
+        let chosen: &[&str] = &["--json", "--path-memory", file.to_str().unwrap()];
+        for (args, remembers) in [(chosen, true), (&["--json"], true), (&["--json", "--path-memory", "off"], false)] {
+            let lab = Lab::builder().rtt(RTT).build().unwrap();
+            let _serve = Serve::start(&lab);
+            let state = tempfile::tempdir().unwrap();
+            let get = || {
+                let mut command = lab.host("client").command(TFO);
+                command = command.env("XDG_STATE_HOME", state.path()).arg("get").args(args).arg(url(&lab));
+                let ran: Ran = command.output().unwrap().into();
+                let record = ran.records().remove(0);
+                assert_eq!((record["status"].as_u64(), ran.stderr.as_str()), (Some(200), ""), "{ran:?}");
+                record["reason"].as_str().unwrap_or_default().to_owned()
+            };
+            assert_eq!((get(), get()), ("no_cookie".to_owned(), String::new()), "{args:?}");
+            lab.middlebox(DropSynData::new());
+            let reasons: Vec<_> = (0..6).map(|_| get()).collect();
+            // Capable after one ride: four may be lost in a row.
+            let expected = |number| if remembers && number >= 4 { "avoided" } else { "silent" };
+            assert!(reasons.iter().enumerate().all(|(number, reason)| reason == expected(number)), "{args:?}: {reasons:?}");
+        }
+    }
+
+    fn a_hedge_goes_when_it_is_told_to() {
+        let lab = Lab::builder().rtt(RTT).build().unwrap();
+        let _serve = Serve::start(&lab);
+        get(&lab, &[]);
+        lab.middlebox(DropSynData::new());
+        for (args, least, reason) in [
+            (&["--hedge-delay", "600ms"] as &[_], 600, "silent"),
+            (&["--no-hedge"], 1000, "retransmitted"), // by the kernel
+            (&["--hedge-delay", "10ms"], 10, "silent"),
+        ] {
+            lab.tap().wait_quiet(Duration::from_millis(50), PATIENCE);
+            lab.tap().clear();
+            let record = get(&lab, &[&["--json"], args].concat()).records().remove(0);
+            assert_eq!(record["reason"], reason, "{record}");
+            assert_eq!(record["hedged"], reason == "silent", "{record}");
+            let syns: Vec<_> = lab.tap().sent_by("client").into_iter().filter(|record| record.packet().is_syn()).map(|record| record.time()).collect();
+            let gap = syns[1] - syns[0];
+            assert!(gap >= Duration::from_millis(least) && (least > 500 || gap < Duration::from_millis(500)), "{gap:?}");
+        }
     }
 
     fn silent_and_refused_addresses_end_in_time() {
@@ -377,7 +423,7 @@ lab_tests! {
 
 /// Runs `tfo` in a host.
 fn run(host: &Host, args: &[&str]) -> Ran {
-    host.command(TFO).args(args).output().unwrap().into()
+    host.command(TFO).env(NO_STATE.0, NO_STATE.1).args(args).output().unwrap().into()
 }
 
 /// Runs `tfo` as an ordinary user to whom `/dev/net/tun` is open; `None` where that cannot be arranged,

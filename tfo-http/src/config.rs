@@ -38,8 +38,9 @@ pub(crate) struct Config {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Hedge {
-    /// After two round trips, as far as they are known: at least 20 ms, at most 250 ms or one and a
-    /// half round trips; 250 ms where nothing is known.
+    /// 20 ms after two round trips, as far as they are known, and at most after 250 ms or one and a
+    /// half round trips; after 250 ms where nothing is known. After 20 ms where the ride before was lost
+    /// ([`Ticket::is_doubtful`](crate::path::Ticket::is_doubtful)).
     #[default]
     Auto,
     /// After a fixed time. 10 ms at least.
@@ -49,13 +50,11 @@ pub enum Hedge {
 }
 
 impl Hedge {
-    /// How long a SYN may stay unanswered.
-    pub(crate) fn delay(self, rtt: Option<Duration>) -> Option<Duration> {
-        const MS: Duration = Duration::from_millis(1);
+    /// How long a SYN may stay unanswered, when an answer is `due` after so long.
+    fn delay(self, due: Duration, doubtful: bool) -> Option<Duration> {
         match self {
-            Self::Auto => {
-                Some(rtt.map_or(250 * MS, |rtt| (2 * rtt).clamp(20 * MS, (250 * MS).max(rtt * 3 / 2))))
-            }
+            Self::Auto if doubtful => Some(HEDGE_LEAST),
+            Self::Auto => Some(due),
             Self::After(delay) => Some(delay.max(10 * MS)),
             Self::Never => None,
         }
@@ -63,13 +62,25 @@ impl Hedge {
 
     /// How long after the SYN an answer may be missing behind a handshake.
     pub(crate) fn guard(self, rtt: Option<Duration>) -> Option<Duration> {
-        const FLOOR: Duration = Duration::from_millis(250);
+        const FLOOR: Duration = ANSWER_DUE;
         match self {
             Self::Auto => Some(rtt.map_or(FLOOR, |rtt| FLOOR.max(3 * rtt))),
             Self::After(delay) => Some(rtt.map_or(delay, |rtt| delay.max(3 * rtt)).max(FLOOR)),
             Self::Never => None,
         }
     }
+}
+
+const MS: Duration = Duration::from_millis(1);
+/// A hedge before this time would race with answers that are on their way.
+const HEDGE_LEAST: Duration = Duration::from_millis(20);
+/// After this time an answer to a SYN is due where nothing is known of the round-trip time.
+const ANSWER_DUE: Duration = Duration::from_millis(250);
+
+/// When an answer to a SYN is due.
+pub(crate) fn answer_due(rtt: Option<Duration>) -> Duration {
+    // Hosts that are busy have their delays too, however near they are.
+    rtt.map_or(ANSWER_DUE, |rtt| (2 * rtt + HEDGE_LEAST).min(ANSWER_DUE.max(rtt * 3 / 2)))
 }
 
 /// Which first flights may ride in the SYN.
@@ -117,6 +128,13 @@ impl Default for Config {
 }
 
 impl Config {
+    /// How long a SYN may stay unanswered before a plain attempt joins it, when an answer is `due`
+    /// after so long: at most half of all the time there is, so that the plain one has the rest.
+    pub(crate) fn hedge_delay(&self, due: Duration, doubtful: bool) -> Option<Duration> {
+        let delay = self.hedge.delay(due, doubtful)?;
+        Some(self.connect_timeout.map_or(delay, |whole| delay.min(whole / 2)))
+    }
+
     /// Whether an address can be reached from the local addresses that were set: with one of one
     /// family only, the other family is out.
     pub(crate) fn can_reach(&self, address: &SocketAddr) -> bool {
@@ -241,6 +259,26 @@ mod tests {
         assert!(config.can_reach(&v4) && config.can_reach(&v6));
         config.local_ipv4 = None;
         assert!(!config.can_reach(&v4) && config.can_reach(&v6));
+    }
+
+    #[test]
+    fn delays_follow_the_round_trip_within_bounds() {
+        for (rtt, due, guard) in [
+            (None, 250, 250),
+            (Some(0), 20, 250),
+            (Some(5), 30, 250),
+            (Some(100), 220, 300),
+            (Some(600), 900, 1800),
+        ] {
+            let rtt = rtt.map(|rtt| rtt * MS);
+            assert_eq!((answer_due(rtt), Hedge::Auto.guard(rtt)), (due * MS, Some(guard * MS)));
+        }
+        let due = 220 * MS;
+        assert_eq!((Hedge::Auto.delay(due, false), Hedge::Auto.delay(due, true)), (Some(due), Some(20 * MS)));
+        assert_eq!(Hedge::After(Duration::ZERO).delay(due, true), Some(10 * MS));
+        assert_eq!((Hedge::Never.delay(due, true), Hedge::Never.guard(None)), (None, None));
+        let impatient = Config { connect_timeout: Some(100 * MS), ..Config::default() };
+        assert_eq!(impatient.hedge_delay(due, false), Some(50 * MS), "the plain attempt has the rest");
     }
 
     #[test]

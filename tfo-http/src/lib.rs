@@ -6,6 +6,8 @@ mod config;
 mod connector;
 mod error;
 mod info;
+#[cfg(test)]
+mod matrix;
 pub mod path;
 mod stream;
 

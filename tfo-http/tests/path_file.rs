@@ -79,6 +79,52 @@ fn short_processes_learn_together() {
     assert_eq!(process.state(&odd), Some(PathState::Unknown));
 }
 
+/// The file of a memory that is only dropped; with it, the round-trip time.
+#[test]
+fn a_memory_in_a_file_survives_by_itself() {
+    let (_directory, file, _) = scene();
+    for process in 0..2 {
+        let (memory, warning) = PathMemory::in_file(&file);
+        assert!(warning.is_none());
+        let now = Instant::now();
+        let mut ticket = memory.ask(&path(1), now);
+        let rtt = Duration::from_millis(70);
+        assert_eq!((ticket.is_proven(), ticket.rtt()), (process > 0, (process > 0).then_some(rtt)));
+        memory.report(&mut ticket, Event::Acked, now);
+        memory.report_rtt(&ticket, rtt, now);
+        drop(memory.clone());
+        assert_eq!(file.exists(), process > 0, "only the last clone writes");
+    }
+    fs::write(&file, "not a path memory").unwrap();
+    let (memory, warning) = PathMemory::in_file(&file);
+    assert!(matches!(warning, Some(FileWarning::Corrupt(_))));
+    drop(memory);
+    assert!(PathMemory::in_file(&file).1.is_none(), "rewritten");
+}
+
+#[test]
+fn a_round_trip_is_kept_within_bounds_and_a_file_without_one_is_read() {
+    let (_directory, file, wall) = scene();
+    let write = |rtt: &str| {
+        let at = wall.duration_since(SystemTime::UNIX_EPOCH).unwrap().as_millis();
+        let text = format!(
+            r#"{{"format":"tfo-http path memory","version":1,"paths":[{{"remote":"192.0.3.0:80","state":"capable","at":{at},"time":{at}{rtt}}}]}}"#
+        );
+        fs::write(&file, text).unwrap();
+        let process = Process::start(&file, wall);
+        assert!(process.warning.is_none());
+        assert_eq!(process.state(&path(1)), Some(PathState::Capable));
+        process.memory.snapshot(process.now).paths[0].rtt
+    };
+    assert_eq!(write(""), None);
+    assert_eq!(write(r#","rtt":70000"#), Some(Duration::from_millis(70)));
+    assert_eq!(write(r#","rtt":4294967295"#), Some(Duration::from_secs(1)));
+    // After an hour it may be another.
+    assert_eq!(Process::start(&file, wall).memory.snapshot(Instant::now()).paths.len(), 1);
+    let later = Process::start(&file, wall + Duration::from_secs(3700));
+    assert_eq!(later.memory.ask(&path(1), later.now).rtt(), None);
+}
+
 #[test]
 fn concurrent_processes_lose_nothing_and_the_newer_report_wins() {
     let (_directory, file, wall) = scene();

@@ -1,5 +1,6 @@
 //! `tfo get`: requests, one after the other, and what each did and saved.
 
+mod memory;
 mod record;
 
 use std::fs;
@@ -11,30 +12,38 @@ use bytes::Bytes;
 use http::header::{ACCEPT, CONTENT_TYPE, USER_AGENT};
 use http::{HeaderValue, Method, Request, Uri};
 use http_body_util::Full;
-use tfo_http::{ConnInfo, SynData};
+use tfo_http::{ConnInfo, Hedge, PathMemory, SynData};
 
 use crate::args::{GetArgs, Tfo};
 use crate::failure::{Code, Failure};
 use crate::fetch::{Fetcher, Settings};
 use crate::output::Output;
+use memory::Memory;
 use record::Record;
 
 /// Runs the command.
 pub(crate) fn run(args: GetArgs) -> Result<(), Failure> {
     let request = request(&args)?;
+    // Nothing is remembered of paths on which nothing was tried.
+    let memory = match args.tfo {
+        Tfo::Auto => Memory::open(args.path_memory.as_deref()),
+        Tfo::Off => Memory::none(),
+    };
+    let paths = memory.paths();
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
         .map_err(|error| Failure::because(Code::General, "cannot start", &error))?;
     let result = runtime.block_on(async {
         // A task of its own: the runtime polls its root future more often than it is woken.
-        let requests = tokio::spawn(all(args, request));
+        let requests = tokio::spawn(all(args, request, paths));
         requests
             .await
             .unwrap_or_else(|error| Err(Failure::because(Code::General, "a request failed", &error)))
     });
     // A name that is still being looked up must not keep anybody waiting.
     runtime.shutdown_background();
+    memory.save();
     result
 }
 
@@ -82,12 +91,18 @@ fn data(text: &str) -> Result<Bytes, Failure> {
         .map_err(|error| Failure::because(Code::Usage, format_args!("cannot read {name:?} for -d"), &error))
 }
 
-async fn all(args: GetArgs, request: Request<Full<Bytes>>) -> Result<(), Failure> {
+async fn all(args: GetArgs, request: Request<Full<Bytes>>, memory: PathMemory) -> Result<(), Failure> {
     let fetcher = Fetcher::new(Settings {
         syn_data: match args.tfo {
             Tfo::Auto => SynData::SafeMethods,
             Tfo::Off => SynData::Never,
         },
+        hedge: match args.hedge_delay {
+            _ if args.no_hedge => Hedge::Never,
+            None => Hedge::Auto,
+            Some(delay) => Hedge::After(delay),
+        },
+        memory,
         reuse: args.reuse,
         connect_timeout: args.connect_timeout,
         max_time: args.max_time,

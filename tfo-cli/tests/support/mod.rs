@@ -31,9 +31,12 @@ impl From<Output> for Ran {
     }
 }
 
+/// Where `tfo` finds no memory of paths, and can leave none.
+pub(crate) const NO_STATE: (&str, &str) = ("XDG_STATE_HOME", "/dev/null");
+
 /// Runs `tfo` on this machine.
 pub(crate) fn tfo(args: &[&str]) -> Ran {
-    Command::new(TFO).args(args).output().expect("tfo runs").into()
+    Command::new(TFO).env(NO_STATE.0, NO_STATE.1).args(args).output().expect("tfo runs").into()
 }
 
 impl Ran {

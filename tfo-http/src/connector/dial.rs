@@ -10,7 +10,7 @@ use std::time::Duration;
 use futures_util::StreamExt as _;
 use futures_util::stream::FuturesUnordered;
 use socket2::Socket;
-use tfo_core::{ClientFail, Connect, TcpInfo, sockopt};
+use tfo_core::{Connect, TcpInfo, sockopt};
 use tokio::net::TcpStream;
 use tokio::time::{sleep, timeout};
 
@@ -19,7 +19,7 @@ use crate::error::{ConnectError, ConnectErrorKind};
 use crate::info::{ConnInfo, Reason};
 use crate::path::{self, Advice};
 use crate::stream::evidence::{self, Syn};
-use crate::stream::{FirstAttempt, TfoStream, Trip, poll_established};
+use crate::stream::{FirstAttempt, Parkable, TfoStream, Trip, poll_established};
 
 /// Connects to the first of `addresses` that answers, within the connect timeout.
 pub(super) async fn dial(
@@ -135,8 +135,7 @@ fn begin(config: &Config, address: &SocketAddr, advice: Option<Advice>) -> Resul
     }
 }
 
-/// An ordinary handshake. One whose SYN asks for a cookie is joined by one that does not if it is
-/// not answered, and replaced if it is refused: some boxes drop or refuse what they do not know.
+/// An ordinary handshake, parked if it is given up.
 async fn handshake(
     config: &Arc<Config>,
     first: TcpStream,
@@ -145,56 +144,81 @@ async fn handshake(
     reason: Reason,
     trip: Option<&mut Trip>,
 ) -> Result<TcpStream, ConnectError> {
-    let tell = |event| trip.map_or((), |trip| trip.tell(event));
-    if reason != Reason::NoCookie {
-        let tcp_info = established(&first).await?;
-        evidence::note(tcp_info.as_ref(), info, Syn::Plain(reason));
-        return Ok(first);
+    let first = Parkable::new(first, &config.lot);
+    match trip {
+        Some(trip) if reason == Reason::NoCookie => ask_cookie(config, first, address, info, trip).await,
+        _ => {
+            let tcp_info = established(&first).await?;
+            evidence::note(tcp_info.as_ref(), info, Syn::Plain(reason));
+            first.take().map_err(connect_error)
+        }
     }
-    let hedge = config.hedge.delay(None);
+}
+
+/// A handshake whose SYN asks for a cookie. It is joined by one that does not if it is not answered,
+/// and replaced if it is refused: some boxes drop or refuse what they do not know.
+async fn ask_cookie(
+    config: &Arc<Config>,
+    first: Parkable,
+    address: SocketAddr,
+    info: &ConnInfo,
+    trip: &mut Trip,
+) -> Result<TcpStream, ConnectError> {
+    let asked = Syn::AskedForCookie(Reason::NoCookie);
+    let measure = |trip: &Trip, tcp_info: &Option<TcpInfo>| {
+        if let Some(rtt) = evidence::clear_rtt(tcp_info.as_ref(), false) {
+            trip.measured(rtt);
+        }
+    };
+    trip.sent();
+    let hedge = config.hedge_delay(trip.due(), false);
     let refused = tokio::select! {
         biased;
         tcp_info = established(&first) => match tcp_info {
             Ok(tcp_info) => {
-                let repeated = tcp_info.as_ref().and_then(TcpInfo::client_fail);
-                tell(match repeated == Some(ClientFail::SynRetransmitted) {
-                    true => path::Event::Silent,
-                    false => path::Event::Answered,
-                });
-                evidence::note(tcp_info.as_ref(), info, Syn::AskedForCookie(reason));
-                return Ok(first);
+                let repeated = evidence::was_repeated(tcp_info.as_ref(), false);
+                trip.tell(if repeated { path::Event::Silent } else { path::Event::Answered });
+                measure(trip, &tcp_info);
+                evidence::note(tcp_info.as_ref(), info, asked);
+                return first.take().map_err(connect_error);
             }
             Err(error) => Some(error),
         },
         () = async { sleep(hedge.unwrap_or_default()).await }, if hedge.is_some() => None,
     };
-    let plain = begin_plain(config, &address)?;
+    let plain = Parkable::new(begin_plain(config, &address)?, &config.lot);
     if let Some(refused) = refused {
+        trip.answered();
         // If a plain SYN is refused too, it was not the cookie's fault.
         let Ok(tcp_info) = established(&plain).await else { return Err(refused) };
-        tell(path::Event::Refused);
+        trip.tell(path::Event::Refused);
+        measure(trip, &tcp_info);
         evidence::note_plain_instead(tcp_info.as_ref(), info, FirstAttempt::Refused);
-        return Ok(plain);
+        return plain.take().map_err(connect_error);
     }
-    tell(path::Event::Silent);
+    trip.tell(path::Event::Silent);
     tokio::select! {
         biased;
         Ok(tcp_info) = established(&first) => {
-            config.lot.park(plain);
-            evidence::note(tcp_info.as_ref(), info, Syn::AskedForCookie(reason));
+            if !evidence::was_repeated(tcp_info.as_ref(), false) {
+                trip.tell(path::Event::Answered);
+            }
+            measure(trip, &tcp_info);
+            evidence::note(tcp_info.as_ref(), info, asked);
             info.update(|facts| facts.hedged = true);
-            Ok(first)
+            first.take().map_err(connect_error)
         }
         Ok(tcp_info) = established(&plain) => {
-            config.lot.park(first);
+            measure(trip, &tcp_info);
             evidence::note_plain_instead(tcp_info.as_ref(), info, FirstAttempt::Silent);
-            Ok(plain)
+            plain.take().map_err(connect_error)
         }
         else => Err(connect_error(io::ErrorKind::ConnectionRefused.into())),
     }
 }
 
-async fn established(stream: &TcpStream) -> Result<Option<TcpInfo>, ConnectError> {
+async fn established(attempt: &Parkable) -> Result<Option<TcpInfo>, ConnectError> {
+    let stream = attempt.stream().map_err(connect_error)?;
     poll_fn(|cx| poll_established(stream, cx)).await.map_err(connect_error)
 }
 

@@ -34,7 +34,8 @@ const SKEW: Duration = Duration::from_secs(60);
 /// this memory.
 ///
 /// Between [`FileStore::open`] and [`FileStore::sync`] no file is touched. A clone is the same store:
-/// one goes into the [`PathMemory`](super::PathMemory), the other is kept for `sync`.
+/// one goes into the [`PathMemory`](super::PathMemory), the other is kept for `sync`. Who does not
+/// want to think of it takes [`PathMemory::in_file`](super::PathMemory::in_file).
 ///
 /// Any number of processes may use one file: what they learnt is merged, the newer report on a path
 /// wins. The file is JSON, and only for this user to read: it tells which addresses were visited. It
@@ -112,6 +113,9 @@ struct SavedPath {
     failures: u8,
     #[serde(default, skip_serializing_if = "is_zero")]
     rests: u8,
+    /// In microseconds. Files of the first release have none.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    rtt: u32,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -229,6 +233,34 @@ impl Inner {
     }
 }
 
+/// A [`FileStore`] that is synced when it is dropped: with the last clone of its memory.
+pub(super) struct Synced(pub(super) FileStore);
+
+impl PathStore for Synced {
+    fn get(&mut self, path: &Path) -> Option<Record> {
+        self.0.get(path)
+    }
+
+    fn put(&mut self, path: &Path, record: Record) {
+        self.0.put(path, record);
+    }
+
+    fn list(&self) -> Vec<(Path, Record)> {
+        self.0.list()
+    }
+
+    fn clear(&mut self) {
+        self.0.clear();
+    }
+}
+
+impl Drop for Synced {
+    fn drop(&mut self) {
+        // Whoever has to know of an error calls `sync`. A memory that is lost is learnt again.
+        let _ = self.0.sync(Instant::now(), SystemTime::now());
+    }
+}
+
 impl PathStore for FileStore {
     fn get(&mut self, path: &Path) -> Option<Record> {
         self.lock().memory.get(path)
@@ -274,6 +306,7 @@ impl SavedPath {
             results: record.results,
             failures: record.failures,
             rests: record.rests,
+            rtt: record.rtt,
         }
     }
 
@@ -309,6 +342,9 @@ impl SavedPath {
         (record.history, record.results) = (self.history, self.results);
         (record.failures, record.rests) = (self.failures, self.rests);
         record.touched = moment.instant(self.at).unwrap_or(now).min(now);
+        if self.rtt > 0 {
+            record.measured(Duration::from_micros(self.rtt.into()), record.touched);
+        }
         match &mut record.state {
             // Capable may have more strikes in a row.
             State::Capable { .. } => record.silent = self.silent.min(3),
@@ -330,7 +366,8 @@ impl SavedPath {
     }
 
     fn is_blank(&self) -> bool {
-        self.state == SavedState::Unknown && (self.silent, self.wasted, self.failures) == (0, 0, 0)
+        self.state == SavedState::Unknown
+            && (self.silent, self.wasted, self.failures, self.rtt) == (0, 0, 0, 0)
     }
 }
 

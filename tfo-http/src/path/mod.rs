@@ -23,7 +23,13 @@
 //!   again when 32 results have come without going off.
 //! * *Doubt*: a path that is not Capable, or Capable with a strike, has no more rides under way than
 //!   it has strikes left; after a back-off exactly one, the canary. Whoever asks meanwhile is told to
-//!   avoid, so a burst costs no more than a sequence.
+//!   avoid, so a burst costs no more than a sequence. A ride after a strike, and a canary, are
+//!   [doubtful](Ticket::is_doubtful): they are hedged after 20 ms, whatever the round-trip time.
+//!   So a path that begins to drop SYNs costs one request the whole hedge delay, and at most three
+//!   more 20 ms.
+//! * *Round-trip time*: that of handshakes, for the delays of hedge and guard. It rises at once and
+//!   falls by eighths, so a path that has become longer is hedged needlessly once; forgotten
+//!   after an hour without a report, and on another network.
 //! * *Budget*: rides on paths that are not Capable take a token; those that were not slow give it
 //!   back. No token, no ride. No prefix takes more than its share.
 //! * *Not acked* costs bytes only: after three in a row the path rests for a minute, doubling to an
@@ -55,13 +61,16 @@
 //! | the same, not proven | [`Event::Acked`] at the answer's first byte, or [`Event::SilentAfterHandshake`] when the guard has fired **and** the plain attempt beside it delivered first |
 //! | answered, data not acked, SYN not repeated | [`Event::NotAcked`] |
 //! | it had no data (cookie request, data-less, cookie vanished), and was answered | [`Event::Answered`] |
-//! | unanswered, with the option or with data: the hedge timer fires, or the kernel has repeated the SYN (`tcpi_client_fail` 3) | [`Event::Silent`], at once |
+//! | unanswered, with the option or with data: an answer is overdue, or the kernel has repeated the SYN (`tcpi_client_fail` 3 if it had data, `tcpi_total_retrans` if not) | [`Event::Silent`], at once |
 //! | RST, and plain TCP to the same address is then answered | [`Event::Refused`] |
 //! | RST, and plain TCP is refused too; ICMP unreachable; a local error; not sent at all; dropped within 2 RTT | [`Event::Unused`] |
-//! | dropped by the application unanswered after more than 2 RTT, before the hedge timer | [`Event::Abandoned`] |
+//! | dropped by the application unanswered when an answer was overdue, and not told of yet | [`Event::Abandoned`] |
+//!
+//! 5. **Report the round-trip time** of each handshake to the path whose SYN was not repeated:
+//!    [`PathMemory::report_rtt`].
 //!
 //! A ticket may be reported on twice: an `Acked` after a `Silent` (the SYN-ACK was only late) makes
-//! the path Capable again. `now` is the time of the event; it may be a little older than that of
+//! the path Capable again. It strikes once. `now` is the time of the event; it may be a little older than that of
 //! another thread's call. Nothing here blocks but a mutex, for well under a microsecond.
 //!
 //! ```
@@ -97,10 +106,11 @@ use std::collections::hash_map::RandomState;
 use std::fmt;
 use std::hash::BuildHasher;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant, SystemTime};
 
 use budget::Budget;
 use controller::{Grant, Learnt};
+use file::Synced;
 use network::{Gate, Network};
 
 /// What may be sent on a path now.
@@ -124,7 +134,8 @@ pub enum Event {
     Acked,
     /// It was answered, but its data was not acked.
     NotAcked,
-    /// It had no data, and was answered. It proves nothing about rides.
+    /// It had no data, and was answered. It proves nothing about rides, except that a silence which
+    /// was told of before was none.
     Answered,
     /// It was not answered in time.
     Silent,
@@ -195,6 +206,10 @@ pub struct Ticket {
     serial: u64,
     advice: Advice,
     proven: bool,
+    doubtful: bool,
+    rtt: Option<Duration>,
+    /// Its strike has been counted.
+    struck: bool,
     /// It holds a place of the path's, or is its canary.
     reserved: bool,
     /// It holds a token.
@@ -214,6 +229,19 @@ impl Ticket {
         self.proven
     }
 
+    /// Whether its ride is more likely than others to be lost: the last one on the path was, or the
+    /// path was off, and this is its canary. [`Hedge::Auto`](crate::Hedge::Auto) does not wait long
+    /// then.
+    pub fn is_doubtful(&self) -> bool {
+        self.doubtful
+    }
+
+    /// How long a handshake takes on this path, as of the time of asking; `None`: not known, or not
+    /// measured for an hour, or on another network.
+    pub fn rtt(&self) -> Option<Duration> {
+        self.rtt
+    }
+
     /// What was asked for.
     pub fn path(&self) -> &Path {
         &self.path
@@ -224,6 +252,17 @@ impl PathMemory {
     /// In memory, for 8,192 paths.
     pub fn new() -> Self {
         Self::with_store(MemoryStore::default(), Settings::default())
+    }
+
+    /// In a file, which is read now and written when the last clone is dropped, together with the
+    /// connectors and connections that use it: what a short process learns survives it. For what
+    /// should survive a crash or `exit` too, [`FileStore::sync`] on a [`FileStore`] of one's own.
+    ///
+    /// A file that cannot be used is ignored, and written anew; the warning says why. Both block, the
+    /// second for half a second at most if another process writes; errors of the second are ignored.
+    pub fn in_file(file: impl Into<std::path::PathBuf>) -> (Self, Option<FileWarning>) {
+        let (store, warning) = FileStore::open(file, Instant::now(), SystemTime::now());
+        (Self::with_store(Synced(store), Settings::default()), warning)
     }
 
     /// In a store of the caller's, with a budget of the caller's.
@@ -258,6 +297,25 @@ impl PathMemory {
     /// change of network, nothing is learnt.
     pub fn report(&self, ticket: &mut Ticket, event: Event, now: Instant) {
         self.shared.report(&mut self.lock(), ticket, event, now);
+    }
+
+    /// How long a handshake to the ticket's path has taken: the ride's own, or that of a plain
+    /// attempt beside it. Not of one whose SYN was repeated: nobody knows which SYN was answered
+    /// (RFC 6298 section 3, "Karn's algorithm"). Of a ticket that was `Avoid`, or given before
+    /// [`PathMemory::forget`] or a change of network, nothing is learnt.
+    ///
+    /// The estimate takes a longer time at once, and comes down to a shorter one by an eighth of the
+    /// difference each time; it stops at a second, after which kernels repeat the SYN.
+    pub fn report_rtt(&self, ticket: &Ticket, rtt: Duration, now: Instant) {
+        let mut inner = self.lock();
+        if ticket.advice == Advice::Avoid || ticket.serial < inner.forgotten.max(inner.changed) {
+            return;
+        }
+        let path = ticket.path.or_network(ticket.network);
+        let mut record = inner.get(&path, now).unwrap_or_else(|| Record::new(now));
+        record.measured(rtt, now);
+        inner.serial += 1;
+        inner.put(&path, record);
     }
 
     /// Whether rides on this path are known to arrive. It reserves nothing.
@@ -329,6 +387,9 @@ impl Shared {
             serial,
             advice: Advice::Avoid,
             proven: false,
+            doubtful: false,
+            rtt: None,
+            struck: false,
             reserved: false,
             token: false,
             canary: false,
@@ -339,6 +400,7 @@ impl Shared {
             return ticket;
         }
         let mut record = inner.get(&path, now).unwrap_or_else(|| Record::new(now));
+        (ticket.doubtful, ticket.rtt) = (record.is_in_doubt(), record.rtt());
         match record.advise(now) {
             Grant::Proven => (ticket.advice, ticket.proven) = (Advice::Ride, true),
             Grant::Trial if inner.budget.take(&self.settings, self.hash(&path), now) => {
@@ -383,10 +445,16 @@ impl Shared {
                 inner.net.release(ticket.serial);
             }
         }
+        // One SYN is one strike, however often it is told of.
+        let struck = std::mem::replace(&mut ticket.struck, slow);
+        if slow && struck {
+            return;
+        }
         let known = inner.get(&path, now);
         let mut record = known.unwrap_or_else(|| Record::new(now));
         inner.serial += 1;
-        let went_off = record.learn(event, Learnt { serial: ticket.serial, reserved }, now, inner.serial);
+        let went_off =
+            record.learn(event, Learnt { serial: ticket.serial, reserved, struck }, now, inner.serial);
         if known.is_some_and(|known| known != record) || known.is_none() && !record.is_blank() {
             inner.put(&path, record);
         }

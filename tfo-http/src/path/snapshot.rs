@@ -31,6 +31,8 @@ pub struct PathSnapshot {
     pub silent_in_a_row: u32,
     /// Rides in a row that were not acked: 3 make a path rest.
     pub not_acked_in_a_row: u32,
+    /// How long a handshake takes.
+    pub rtt: Option<Duration>,
 }
 
 /// How a path stands.
@@ -66,6 +68,7 @@ impl PathSnapshot {
             back_off: record.back_off(),
             silent_in_a_row: record.silent.into(),
             not_acked_in_a_row: record.wasted.into(),
+            rtt: record.rtt(),
         }
     }
 }

@@ -57,9 +57,8 @@ pub(super) const fn next(phase: Phase, step: Step) -> Option<Phase> {
 
 #[cfg(test)]
 mod tests {
-    use std::fmt::Write as _;
-
     use super::*;
+    use crate::matrix;
 
     const PHASES: [Phase; 5] =
         [Phase::Unknown, Phase::Capable, Phase::Failed, Phase::Resting, Phase::Probing];
@@ -74,43 +73,13 @@ mod tests {
         Step::Expired,
     ];
 
-    /// Every phase with every step, as it is committed.
     #[test]
-    fn the_matrix_is_the_committed_one() {
-        let mut lines = vec![row("", PHASES.map(|phase| format!("{phase:?}")))];
-        for step in STEPS {
-            let to =
-                PHASES.map(|phase| next(phase, step).map_or_else(|| "-".to_owned(), |to| format!("{to:?}")));
-            lines.push(row(&format!("{step:?}"), to));
-        }
-        let committed: Vec<_> = include_str!("phases.txt").lines().collect();
-        assert_eq!(committed, lines, "\n{}", lines.join("\n"));
-    }
-
-    fn row(name: &str, cells: [String; 5]) -> String {
-        let mut line = format!("{name:<11}");
-        cells.iter().for_each(|cell| write!(line, "{cell:<10}").unwrap());
-        line.trim_end().to_owned()
-    }
-
-    /// The picture in the module's documentation has exactly the table's arrows.
-    #[test]
-    fn the_picture_is_the_table() {
-        let drawn: Vec<_> = include_str!("phases.mmd")
-            .lines()
-            .filter_map(|line| line.trim().split_once(" --> "))
-            .filter(|(from, _)| *from != "[*]")
-            .map(|(from, rest)| format!("{from} --> {rest}"))
-            .collect();
-        let mut arrows = Vec::new();
-        for from in PHASES {
-            for step in STEPS {
-                if let Some(to) = next(from, step) {
-                    arrows.push(format!("{from:?} --> {to:?} : {step:?}"));
-                }
-            }
-        }
-        assert_eq!(drawn, arrows, "\n{}", arrows.join("\n"));
+    fn matrix_and_picture_are_the_committed_ones() {
+        let next = |from: &_, event: &_| -> Vec<_> {
+            next(*from, *event).map(|to| format!("{to:?}")).into_iter().collect()
+        };
+        matrix::check(include_str!("phases.txt"), (11, 10), &PHASES, &STEPS, next);
+        matrix::check_picture(include_str!("phases.mmd"), &PHASES, &STEPS, next);
     }
 
     #[test]

@@ -5,23 +5,20 @@ use std::io;
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::task::{Context, Poll};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
-use tfo_core::{ClientFail, TcpInfo, TcpState, peek};
+use tfo_core::{TcpInfo, TcpState, peek};
 use tokio::io::{AsyncWrite, Interest};
 use tokio::net::TcpStream;
 use tokio::time::{Sleep, sleep_until};
 
 use super::delivery::{Action, Delivery, Event, Id, Stage};
-use super::evidence::Syn;
+use super::evidence::{self, Syn};
 use super::parking::Lot;
 use super::trip::Trip;
 use crate::config::{Config, begin_plain};
 use crate::error::{ConnectError, ConnectErrorKind};
 use crate::path;
-
-/// After this time an answer to a SYN is due, where nothing is known of the round-trip time.
-const ANSWER_DUE: Duration = Duration::from_millis(250);
 
 /// A first flight under way, and all sockets that may become its connection.
 pub(super) struct Attempts {
@@ -36,7 +33,6 @@ pub(super) struct Attempts {
     broken: Option<(io::Error, Option<TcpInfo>)>,
     timer: Option<Pin<Box<Sleep>>>,
     trip: Trip,
-    begun: Instant,
     lot: Lot,
 }
 
@@ -105,8 +101,7 @@ impl Attempts {
         let first = Attempt { address, stream: Some(stream), sent, progress: Progress::Connecting };
         let others = others.into_iter();
         let (more, first_error, broken, timer) = (Vec::new(), None, None, None);
-        let begun = Instant::now();
-        Self { delivery, flight, syn, first, more, others, first_error, broken, timer, trip, begun, lot }
+        Self { delivery, flight, syn, first, more, others, first_error, broken, timer, trip, lot }
     }
 
     /// Where the delivery stands.
@@ -123,17 +118,16 @@ impl Attempts {
     pub(super) fn poll(&mut self, cx: &mut Context<'_>, config: &Config) -> Poll<Delivered> {
         loop {
             let Some(event) = self.poll_event(cx) else { return Poll::Pending };
-            self.tell_of_first(event);
+            self.learn(event);
             let mut action = self.delivery.on(event, Instant::now());
             loop {
                 let next = match action {
                     Action::Wait => break,
-                    Action::Hedge => {
-                        if event == Event::Timer && matches!(self.first.progress, Progress::Connecting) {
-                            self.tell(path::Event::Silent);
-                        }
-                        self.begin(self.first.address, config)
+                    Action::Silent => {
+                        self.tell(path::Event::Silent);
+                        None
                     }
+                    Action::Hedge => self.begin(self.first.address, config),
                     Action::NextAddress => match self.others.next() {
                         Some(address) => self.begin(address, config),
                         None => break,
@@ -160,21 +154,28 @@ impl Attempts {
         }
     }
 
-    /// What the first attempt's event says of its path.
-    fn tell_of_first(&mut self, event: Event) {
-        let (Progress::Idle(tcp_info) | Progress::Carrying(tcp_info)) = self.first.progress else { return };
-        let repeated = tcp_info.as_ref().and_then(TcpInfo::client_fail) == Some(ClientFail::SynRetransmitted);
+    /// What an event says of the first address' path.
+    fn learn(&mut self, event: Event) {
+        let with_data = self.delivery.carries_data();
+        if let Event::Established { id, .. } = event {
+            let first = self.first.address;
+            let here = self.attempt(id).filter(|attempt| attempt.address == first);
+            let tcp_info = here.and_then(|attempt| attempt.tcp_info());
+            if let Some(rtt) = evidence::clear_rtt(tcp_info.as_ref(), id == 0 && with_data) {
+                self.trip.measured(rtt);
+            }
+        }
+        let tcp_info = self.first.tcp_info();
         match event {
-            Event::Established { id: 0, .. } if repeated => self.tell(path::Event::Silent),
-            Event::Established { id: 0, taken: false } if self.delivery.carries_data() => {
-                self.tell(path::Event::NotAcked);
+            Event::Established { id: 0, .. } if evidence::was_repeated(tcp_info.as_ref(), with_data) => {
+                self.tell(path::Event::Silent);
             }
-            Event::Established { id: 0, .. } if !self.delivery.carries_data() => {
-                self.tell(path::Event::Answered);
-            }
+            Event::Established { id: 0, taken: false } if with_data => self.tell(path::Event::NotAcked),
+            Event::Established { id: 0, .. } if !with_data => self.tell(path::Event::Answered),
             Event::Established { id: 0, .. } if self.trip.is_proven() => self.tell(path::Event::Acked),
+            Event::Established { id: 0, .. } | Event::Failed { id: 0 } => self.trip.answered(),
             // On a path that is not proven, a ride counts when its answer is there.
-            Event::Answered { id: 0 } if self.delivery.carries_data() => self.tell(path::Event::Acked),
+            Event::Answered { id: 0 } if with_data => self.tell(path::Event::Acked),
             _ => {}
         }
     }
@@ -252,11 +253,26 @@ impl Attempts {
     fn won(&mut self, id: Id, config: &Config) -> Delivered {
         let instead_of = (id != 0).then_some(match (&self.first.stream, self.first.progress) {
             (None, _) => FirstAttempt::Refused,
-            (_, Progress::Connecting) => FirstAttempt::Silent,
-            _ => FirstAttempt::Stalled,
+            // Not one that was only late, or answered when its SYN had been repeated without data.
+            (_, Progress::Carrying(Some(tcp_info)))
+                if tcp_info.syn_data() == Some(true) && self.delivery.is_guard_over(Instant::now()) =>
+            {
+                FirstAttempt::Stalled
+            }
+            _ => FirstAttempt::Silent,
         });
-        let here = self.attempt(id).map(|attempt| attempt.address) == Some(self.first.address);
+        let first = self.first.address;
+        let rtt = self
+            .attempt(id)
+            .filter(|winner| winner.address == first)
+            .map(|winner| winner.tcp_info().as_ref().and_then(TcpInfo::rtt).unwrap_or_default());
+        let here = rtt.is_some();
+        let unanswered = self.trip.unanswered_for();
         match instead_of {
+            // The other's packets have come and gone meanwhile.
+            Some(FirstAttempt::Silent) if rtt.is_some_and(|rtt| unanswered > Some(2 * rtt)) => {
+                self.tell(path::Event::Silent);
+            }
             Some(FirstAttempt::Stalled) if here => self.tell(path::Event::SilentAfterHandshake),
             Some(FirstAttempt::Refused) if here => self.tell(path::Event::Refused),
             _ => {}
@@ -264,10 +280,7 @@ impl Attempts {
         let hedged = self.delivery.hedged();
         let flight = std::mem::take(&mut self.flight);
         let winner = self.attempt(id).and_then(|attempt| {
-            let tcp_info = match attempt.progress {
-                Progress::Connecting => None,
-                Progress::Idle(tcp_info) | Progress::Carrying(tcp_info) => tcp_info,
-            };
+            let tcp_info = attempt.tcp_info();
             Some((attempt.stream.take()?, attempt.address, attempt.sent, tcp_info))
         });
         if let Some((_, address, ..)) = &winner {
@@ -314,15 +327,19 @@ impl Attempts {
 
 impl Drop for Attempts {
     fn drop(&mut self) {
-        let unanswered = self.first.stream.is_some() && matches!(self.first.progress, Progress::Connecting);
-        if unanswered && !self.trip.is_told() && self.begun.elapsed() > ANSWER_DUE {
-            self.tell(path::Event::Abandoned);
-        }
         self.park();
     }
 }
 
 impl Attempt {
+    /// What the kernel said when the handshake was over.
+    fn tcp_info(&self) -> Option<TcpInfo> {
+        match self.progress {
+            Progress::Connecting => None,
+            Progress::Idle(tcp_info) | Progress::Carrying(tcp_info) => tcp_info,
+        }
+    }
+
     /// What has happened to this attempt.
     fn poll(&mut self, id: Id, flight: &[u8], cx: &mut Context<'_>) -> io::Result<Option<Event>> {
         let Some(stream) = &mut self.stream else { return Ok(None) };

@@ -1,5 +1,7 @@
 //! What the kernel says of a handshake, as an outcome. Nothing is concluded from what was sent.
 
+use std::time::Duration;
+
 use tfo_core::{ClientFail, TcpInfo};
 
 use super::attempts::{FirstAttempt, Won};
@@ -19,6 +21,32 @@ pub(crate) enum Syn {
         /// Whether there was more than fitted.
         rest: bool,
     },
+}
+
+/// Whether the kernel had to repeat the SYN; the repeated one has no TCP Fast Open in it.
+///
+/// Linux says so of a SYN with data only (tcp_fastopen.c, `TFO_SYN_RETRANSMITTED`). Of others its
+/// count of retransmissions does, when nothing but the SYN was sent; but not of a SYN with data,
+/// because data that was not taken is retransmitted too.
+pub(crate) fn was_repeated(tcp_info: Option<&TcpInfo>, with_data: bool) -> bool {
+    match tcp_info.and_then(TcpInfo::client_fail) {
+        Some(ClientFail::SynRetransmitted) => true,
+        _ if with_data => false,
+        _ => tcp_info.and_then(TcpInfo::total_retrans).is_some_and(|times| times > 0),
+    }
+}
+
+/// How long a handshake took that is just over; `None` if that is not clear, because the SYN was
+/// repeated (RFC 6298 section 3).
+pub(crate) fn clear_rtt(tcp_info: Option<&TcpInfo>, with_data: bool) -> Option<Duration> {
+    let tcp_info = tcp_info?;
+    let once = match tcp_info.client_fail() {
+        Some(ClientFail::SynRetransmitted) => false,
+        // The one retransmission is that of the data.
+        Some(ClientFail::DataNotAcked) if with_data => true,
+        _ => tcp_info.total_retrans() == Some(0),
+    };
+    tcp_info.rtt().filter(|_| once)
 }
 
 /// Notes what became of a handshake that is over.
@@ -66,7 +94,7 @@ fn replaced(facts: &mut Facts, first: FirstAttempt) {
 fn judge(facts: &mut Facts, tcp_info: Option<&TcpInfo>, syn: Syn) {
     facts.handshake_rtt = tcp_info.and_then(TcpInfo::rtt);
     let client_fail = tcp_info.and_then(TcpInfo::client_fail);
-    let retransmitted = client_fail == Some(ClientFail::SynRetransmitted);
+    let retransmitted = was_repeated(tcp_info, matches!(syn, Syn::WithData { .. }));
     let acked = tcp_info.and_then(TcpInfo::syn_data) == Some(true);
     let (outcome, reason) = match syn {
         Syn::Plain(reason) => (SynOutcome::Plain, Some(reason)),
@@ -85,8 +113,6 @@ fn judge(facts: &mut Facts, tcp_info: Option<&TcpInfo>, syn: Syn) {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::*;
 
     /// A `TCP_INFO` of an established connection, 280 bytes.
@@ -102,6 +128,30 @@ mod tests {
         judge(&mut facts, tcp_info.as_ref(), syn);
         assert_eq!(facts.handshake_rtt, tcp_info.map(|_| Duration::from_millis(40)));
         (facts.outcome, facts.reason)
+    }
+
+    #[test]
+    fn a_time_is_clear_if_its_syn_went_once() {
+        // Fail, total_retrans, with data: clear, repeated.
+        for (fail, retrans, with_data, clear, repeated) in [
+            (0, 0, true, true, false),
+            (2, 1, true, true, false), // the data went again
+            (3, 1, true, false, true),
+            (0, 1, true, false, false), // the SYN-ACK was lost, or late
+            (1, 0, false, true, false),
+            (1, 1, false, false, true),
+            (0, 1, false, false, true),
+        ] {
+            let mut bytes = [0; 280];
+            (bytes[0], bytes[7]) = (1, fail << 1);
+            bytes[100..104].copy_from_slice(&u32::to_ne_bytes(retrans));
+            bytes[68..72].copy_from_slice(&40_000_u32.to_ne_bytes());
+            let tcp_info = TcpInfo::from_bytes(&bytes);
+            let rtt = clear_rtt(Some(&tcp_info), with_data);
+            assert_eq!(rtt, clear.then_some(Duration::from_millis(40)), "{fail} {retrans} {with_data}");
+            assert_eq!(was_repeated(Some(&tcp_info), with_data), repeated, "{fail} {retrans} {with_data}");
+        }
+        assert_eq!((clear_rtt(None, true), was_repeated(None, true)), (None, false));
     }
 
     #[test]
@@ -124,6 +174,16 @@ mod tests {
         ] {
             assert_eq!(outcome(Some(tcp_info(options, fail)), syn), expected, "{options:#x} {fail} {syn:?}");
         }
+        // A SYN without data that was repeated shows in the count only.
+        let mut repeated = [0; 280];
+        (repeated[0], repeated[7]) = (1, 1 << 1);
+        repeated[100..104].copy_from_slice(&1_u32.to_ne_bytes());
+        repeated[68..72].copy_from_slice(&40_000_u32.to_ne_bytes());
+        let repeated = TcpInfo::from_bytes(&repeated);
+        let answer = (O::SynRetransmitted, Some(Reason::Retransmitted));
+        assert_eq!(outcome(Some(repeated), asked), answer);
+        assert_eq!(outcome(Some(repeated), Syn::DataLess(stop)), answer);
+        assert_eq!(outcome(Some(repeated), Syn::Plain(Reason::Off)), (O::Plain, Some(Reason::Off)));
         // No evidence, no claim.
         assert_eq!(outcome(None, data(false)), (O::SynDataNotAcked, Some(Reason::NotAcked)));
     }

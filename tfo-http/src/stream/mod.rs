@@ -20,7 +20,7 @@ use std::time::{Duration, Instant};
 use http::Extensions;
 use hyper_util::client::legacy::connect::{Connected, Connection, HttpInfo};
 use socket2::Socket;
-use tfo_core::{FirstFlight, TcpInfo, TcpState};
+use tfo_core::{FirstFlight, TcpInfo, TcpState, sockopt};
 use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::time::{Sleep, sleep};
@@ -33,7 +33,7 @@ pub(crate) use attempts::FirstAttempt;
 use attempts::{Attempts, Delivered, Won};
 use delivery::{Cargo, Delivery, Plan};
 use evidence::Syn;
-pub(crate) use parking::Lot;
+pub(crate) use parking::{Lot, Parkable};
 use table::{Event, Phase};
 pub(crate) use trip::Trip;
 use wakers::{Side, Wakers};
@@ -162,14 +162,17 @@ impl TfoStream {
     fn release(&mut self, side: Side) {
         self.timer = None;
         let State::Corked { socket, others, mut trip, flight, .. } = self.take() else { return };
-        match self.send_syn(socket, &flight, trip.ask_again()) {
+        let socket = if trip.is_stale() { self.renewed(socket) } else { Ok(socket) };
+        let advice = trip.ask_again();
+        match socket.and_then(|socket| self.send_syn(socket, &flight, advice)) {
             Ok((stream, sent, syn)) => {
+                trip.sent();
                 self.info.update(|facts| {
                     facts.first_flight_bytes = Some(flight.len());
                     facts.syn_data_bytes = sent;
                 });
                 let address = self.info.remote_addr();
-                let plan = self.plan(syn, others.len(), trip.is_proven());
+                let plan = self.plan(syn, others.len(), &trip);
                 let delivery = Delivery::begin(plan, Instant::now());
                 let lot = self.config.lot.clone();
                 let syn = (stream, sent, syn);
@@ -180,8 +183,8 @@ impl TfoStream {
         }
     }
 
-    fn plan(&self, syn: Syn, others: usize, capable: bool) -> Plan {
-        let rtt = None;
+    fn plan(&self, syn: Syn, others: usize, trip: &Trip) -> Plan {
+        let doubtful = trip.is_doubtful() && matches!(syn, Syn::WithData { .. });
         Plan {
             first: match syn {
                 Syn::WithData { .. } => Cargo::Data,
@@ -190,13 +193,28 @@ impl TfoStream {
             },
             // What rides is replay-safe: nothing else is let into a SYN.
             repeatable: true,
-            capable,
-            hedge: self.config.hedge.delay(rtt),
-            guard: self.config.hedge.guard(rtt),
+            capable: trip.is_proven(),
+            due: trip.due(),
+            hedge: self.config.hedge_delay(trip.due(), doubtful),
+            guard: self.config.hedge.guard(trip.rtt()),
             next_address: self.config.happy_eyeballs_timeout,
             patience: self.config.connect_timeout,
             others,
         }
+    }
+
+    /// A socket in place of one whose connect was deferred long ago: route and local address were
+    /// chosen then.
+    fn renewed(&self, socket: Socket) -> Result<Socket, ConnectError> {
+        let address = self.info.remote_addr();
+        let fresh = self.config.open(&address)?;
+        // Where the option is refused by now, so is what the old one would send.
+        if sockopt::set_fastopen_connect(&fresh, true).is_err() {
+            return Ok(socket);
+        }
+        let begun = tfo_core::connect(&fresh, &address).map_err(tfo_core::Error::into_io_error);
+        begun.map_err(|error| ConnectError::new(ConnectErrorKind::Connect, error).at(address))?;
+        Ok(fresh)
     }
 
     /// Sends the SYN as the path memory advises: how many bytes went with it, and what it was.

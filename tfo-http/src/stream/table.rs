@@ -53,9 +53,8 @@ pub(super) const fn next(phase: Phase, event: Event) -> Option<Phase> {
 
 #[cfg(test)]
 mod tests {
-    use std::fmt::Write as _;
-
     use super::*;
+    use crate::matrix;
 
     const PHASES: [Phase; 6] =
         [Phase::Idle, Phase::Corked, Phase::Delivering, Phase::Draining, Phase::Open, Phase::Closed];
@@ -69,43 +68,13 @@ mod tests {
         Event::Shutdown,
     ];
 
-    /// Every state with every event, as it is committed.
     #[test]
-    fn the_matrix_is_the_committed_one() {
-        let mut lines = vec![row("", PHASES.map(|phase| format!("{phase:?}")))];
-        for event in EVENTS {
-            let to =
-                PHASES.map(|phase| next(phase, event).map_or_else(|| "-".to_owned(), |to| format!("{to:?}")));
-            lines.push(row(&format!("{event:?}"), to));
-        }
-        let committed: Vec<_> = include_str!("states.txt").lines().collect();
-        assert_eq!(committed, lines, "\n{}", lines.join("\n"));
-    }
-
-    fn row(name: &str, cells: [String; 6]) -> String {
-        let mut line = format!("{name:<13}");
-        cells.iter().for_each(|cell| write!(line, "{cell:<12}").unwrap());
-        line.trim_end().to_owned()
-    }
-
-    /// The picture in the crate's documentation has exactly the table's arrows.
-    #[test]
-    fn the_picture_is_the_table() {
-        let drawn: Vec<_> = include_str!("states.mmd")
-            .lines()
-            .filter_map(|line| line.trim().split_once(" --> "))
-            .filter(|(from, _)| *from != "[*]")
-            .map(|(from, rest)| format!("{from} --> {rest}"))
-            .collect();
-        let mut arrows = Vec::new();
-        for from in PHASES {
-            for event in EVENTS {
-                if let Some(to) = next(from, event) {
-                    arrows.push(format!("{from:?} --> {to:?} : {event:?}"));
-                }
-            }
-        }
-        assert_eq!(drawn, arrows, "\n{}", arrows.join("\n"));
+    fn matrix_and_picture_are_the_committed_ones() {
+        let next = |from: &_, event: &_| -> Vec<_> {
+            next(*from, *event).map(|to| format!("{to:?}")).into_iter().collect()
+        };
+        matrix::check(include_str!("states.txt"), (13, 12), &PHASES, &EVENTS, next);
+        matrix::check_picture(include_str!("states.mmd"), &PHASES, &EVENTS, next);
     }
 
     #[test]

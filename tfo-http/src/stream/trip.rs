@@ -1,9 +1,9 @@
 //! One SYN's dealings with the path memory.
 
 use std::net::SocketAddr;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use crate::config::Config;
+use crate::config::{Config, answer_due};
 use crate::path::{Advice, Event, Path, PathMemory, Ticket};
 
 /// A ticket that is reported on, whatever becomes of its owner.
@@ -12,13 +12,20 @@ pub(crate) struct Trip {
     memory: PathMemory,
     ticket: Ticket,
     told: bool,
+    asked: Instant,
+    /// Since when an answer to the SYN is missing.
+    waiting: Option<Instant>,
 }
+
+/// What was found out when the connection was asked for may have changed after this time.
+const FRESH: Duration = Duration::from_secs(10);
 
 impl Trip {
     /// Asks what may be sent to an address now.
     pub(crate) fn ask(config: &Config, address: &SocketAddr) -> Self {
-        let ticket = config.memory.ask(&path(config, address), Instant::now());
-        Self { memory: config.memory.clone(), ticket, told: false }
+        let asked = Instant::now();
+        let ticket = config.memory.ask(&path(config, address), asked);
+        Self { memory: config.memory.clone(), ticket, told: false, asked, waiting: None }
     }
 
     /// Whether rides to an address are known to arrive.
@@ -43,14 +50,49 @@ impl Trip {
         self.memory.ask_again(&mut self.ticket, Instant::now())
     }
 
+    /// Whether it was long ago that a socket was connected for it.
+    pub(crate) fn is_stale(&self) -> bool {
+        self.asked.elapsed() > FRESH
+    }
+
+    /// How long a handshake takes on the path, if that is known.
+    pub(crate) fn rtt(&self) -> Option<Duration> {
+        self.ticket.rtt()
+    }
+
+    /// How long after the SYN an answer is due.
+    pub(crate) fn due(&self) -> Duration {
+        answer_due(self.ticket.rtt())
+    }
+
+    /// Whether the ride is more likely than others to be lost.
+    pub(crate) fn is_doubtful(&self) -> bool {
+        self.ticket.is_doubtful()
+    }
+
+    /// The SYN leaves now.
+    pub(crate) fn sent(&mut self) {
+        self.waiting = Some(Instant::now());
+    }
+
+    /// The SYN was answered, however.
+    pub(crate) fn answered(&mut self) {
+        self.waiting = None;
+    }
+
+    /// For how long the SYN has been unanswered.
+    pub(crate) fn unanswered_for(&self) -> Option<Duration> {
+        self.waiting.map(|since| since.elapsed())
+    }
+
+    /// A handshake on the path has taken so long.
+    pub(crate) fn measured(&self, rtt: Duration) {
+        self.memory.report_rtt(&self.ticket, rtt, Instant::now());
+    }
+
     /// Whether rides on the path are known to arrive, and so are their answers.
     pub(crate) fn is_proven(&self) -> bool {
         self.ticket.is_proven()
-    }
-
-    /// Whether something was told.
-    pub(crate) fn is_told(&self) -> bool {
-        self.told
     }
 
     /// Tells what became of the SYN.
@@ -71,11 +113,14 @@ fn path(config: &Config, address: &SocketAddr) -> Path {
     path
 }
 
-/// A place that is not given back would keep others from the path.
+/// A place that is not given back would keep others from the path. Who gives up a SYN later than an
+/// answer was due has seen something; who gives up sooner, nothing.
 impl Drop for Trip {
     fn drop(&mut self) {
         if !self.told {
-            self.tell(Event::Unused);
+            let due = self.due();
+            let abandoned = self.unanswered_for().is_some_and(|time| time > due);
+            self.tell(if abandoned { Event::Abandoned } else { Event::Unused });
         }
     }
 }
