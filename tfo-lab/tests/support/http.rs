@@ -38,6 +38,15 @@ pub(crate) struct Server {
 
 impl Server {
     pub(crate) fn start(host: &Host, addr: SocketAddr) -> Self {
+        Self::start_with(host, addr, true)
+    }
+
+    /// One whose listener has no TCP Fast Open.
+    pub(crate) fn without_fastopen(host: &Host, addr: SocketAddr) -> Self {
+        Self::start_with(host, addr, false)
+    }
+
+    fn start_with(host: &Host, addr: SocketAddr, fastopen: bool) -> Self {
         let seen = Arc::new(Mutex::new(Vec::new()));
         let (ready_sender, ready) = std::sync::mpsc::channel();
         let (stop, stopped) = oneshot::channel();
@@ -46,7 +55,7 @@ impl Server {
             let runtime =
                 tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
             runtime.block_on(async {
-                let listener = TfoListener::bind(addr).expect("a listener");
+                let listener = TfoListener::builder().fastopen(fastopen).bind(addr).expect("a listener");
                 ready_sender.send(()).expect("somebody waits");
                 tokio::select! {
                     () = accept(listener, list) => {}

@@ -3,7 +3,11 @@
 #![allow(dead_code, reason = "each test binary uses a part of it")]
 
 pub(crate) mod http;
+pub(crate) mod oracle;
+pub(crate) mod paths;
+pub(crate) mod report;
 pub(crate) mod tcp;
+pub(crate) mod visits;
 
 use std::io::{self, IoSlice, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};

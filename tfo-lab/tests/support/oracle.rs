@@ -1,0 +1,64 @@
+//! `docs/outcomes.md`: what each observer says in each situation.
+
+use std::fs;
+use std::path::PathBuf;
+
+use super::report::repository;
+
+/// Behind the name of a situation: later visits by the same connector.
+pub(crate) const LATER: [(usize, &str); 2] = [(1, ", second visit"), (3, ", fourth visit")];
+
+/// One line of the table.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Line {
+    pub(crate) situation: String,
+    pub(crate) request: String,
+    /// The client's outcome, and its reason in brackets.
+    pub(crate) client: String,
+    /// The server's outcome of each execution.
+    pub(crate) server: String,
+    /// What the client's kernel counted, and the server's.
+    pub(crate) kernels: [String; 2],
+    pub(crate) tap: String,
+}
+
+impl Line {
+    pub(crate) fn render(&self) -> String {
+        let [client, server] = &self.kernels;
+        let cells = [&self.situation, &self.request, &self.client, &self.server, client, server, &self.tap];
+        format!("| {} |", cells.map(String::as_str).join(" | "))
+    }
+
+    /// The same request, and all observers say the same.
+    pub(crate) fn says_the_same(&self, other: &Self) -> bool {
+        Self { situation: other.situation.clone(), ..self.clone() } == *other
+    }
+
+    fn parse(line: &str) -> Option<Self> {
+        let cells = line.strip_prefix("| ")?.strip_suffix(" |")?.split(" | ").map(str::to_owned);
+        let [situation, request, client, server, one, two, tap] =
+            <[String; 7]>::try_from(cells.collect::<Vec<_>>()).ok()?;
+        Some(Self { situation, request, client, server, kernels: [one, two], tap })
+    }
+}
+
+pub(crate) fn file() -> PathBuf {
+    repository().join("docs/outcomes.md")
+}
+
+/// The committed lines, in their order; without the head of the table.
+pub(crate) fn lines() -> Vec<Line> {
+    let text = fs::read_to_string(file()).unwrap_or_default();
+    text.lines().filter_map(Line::parse).filter(|line| line.situation != "situation").collect()
+}
+
+/// Whether a line is of this situation, at its first visit or a later one.
+pub(crate) fn is_of(line: &Line, situation: &str) -> bool {
+    let later = line.situation.strip_prefix(situation);
+    later.is_some_and(|later| later.is_empty() || LATER.iter().any(|(_, name)| *name == later))
+}
+
+/// Whether the client may say so in this situation.
+pub(crate) fn allowed(lines: &[Line], situation: &str, client: &str) -> bool {
+    lines.iter().any(|line| is_of(line, situation) && line.client == client)
+}
