@@ -4,17 +4,21 @@ use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
 
+use ipnet::IpNet;
 use socket2::{Domain, Protocol, Socket, TcpKeepalive, Type};
 use tokio::net::TcpStream;
 
 use crate::error::{ConnectError, ConnectErrorKind};
 use crate::path::PathMemory;
+use crate::policy::SynData;
 use crate::stream::Lot;
 
 /// What a connector was told: the settings of `HttpConnector`, and those of TCP Fast Open.
 #[derive(Clone, Debug)]
 pub(crate) struct Config {
     pub(crate) syn_data: SynData,
+    /// Where no cookie is needed.
+    pub(crate) no_cookie: Vec<IpNet>,
     pub(crate) connect_timeout: Option<Duration>,
     pub(crate) enforce_http: bool,
     pub(crate) happy_eyeballs_timeout: Option<Duration>,
@@ -72,18 +76,6 @@ impl Hedge {
     }
 }
 
-/// Which first flights may ride in the SYN.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
-#[non_exhaustive]
-pub enum SynData {
-    /// Requests with a safe method (RFC 9110 section 9.2.1: GET, HEAD, OPTIONS, TRACE) and without a
-    /// body, and TLS ClientHellos. Everything else gets a handshake without data.
-    #[default]
-    SafeMethods,
-    /// None: no option is set, no cookie asked for. A cookie lets a server recognise a client.
-    Never,
-}
-
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Keepalive {
     pub(crate) time: Option<Duration>,
@@ -95,6 +87,7 @@ impl Default for Config {
     fn default() -> Self {
         Self {
             syn_data: SynData::default(),
+            no_cookie: Vec::new(),
             connect_timeout: None,
             enforce_http: true,
             happy_eyeballs_timeout: Some(Duration::from_millis(300)),
@@ -133,6 +126,12 @@ impl Config {
             SocketAddr::V4(_) => self.local_ipv4.map(IpAddr::V4),
             SocketAddr::V6(_) => self.local_ipv6.map(IpAddr::V6),
         }
+    }
+
+    /// Whether data goes to `address` without a cookie.
+    pub(crate) fn is_cookieless(&self, address: &SocketAddr) -> bool {
+        let ip = address.ip().to_canonical();
+        self.no_cookie.iter().any(|network| network.contains(&ip))
     }
 
     /// A socket for `address`, set up and bound, not connected. It does not block.

@@ -14,7 +14,7 @@ use tfo_core::{ClientFail, Connect, TcpInfo, sockopt};
 use tokio::net::TcpStream;
 use tokio::time::{sleep, timeout};
 
-use crate::config::{Config, SynData, begin_plain, register};
+use crate::config::{Config, begin_plain, register};
 use crate::error::{ConnectError, ConnectErrorKind};
 use crate::info::{ConnInfo, Reason};
 use crate::path::{self, Advice};
@@ -27,7 +27,7 @@ pub(super) async fn dial(
     mut addresses: Vec<SocketAddr>,
     dns: Option<Duration>,
 ) -> Result<TfoStream, ConnectError> {
-    if addresses.len() > 1 && config.prefer_rides && config.syn_data != SynData::Never {
+    if addresses.len() > 1 && config.prefer_rides && config.syn_data.is_wanted() {
         addresses.sort_by_cached_key(|address| !Trip::is_known_to_arrive(&config, address));
     }
     match config.connect_timeout {
@@ -84,10 +84,7 @@ async fn attempt(
     share: Option<Duration>,
 ) -> Result<TfoStream, ConnectError> {
     let info = ConnInfo::new(address, dns);
-    let mut trip = match config.syn_data {
-        SynData::Never => None,
-        SynData::SafeMethods => Some(Trip::ask(config, &address)),
-    };
+    let mut trip = config.syn_data.is_wanted().then(|| Trip::ask(config, &address));
     let result = match begin(config, &address, trip.as_ref().map(Trip::advice))? {
         Begun::Deferred(socket) => {
             let Some(trip) = trip else { return Err(ConnectError::bare(ConnectErrorKind::Socket)) };
@@ -122,7 +119,7 @@ fn begin(config: &Config, address: &SocketAddr, advice: Option<Advice>) -> Resul
     let reason = match advice {
         None => Reason::Off,
         Some(Advice::Avoid) => Reason::Avoided,
-        Some(Advice::Ride | Advice::AskCookie) => match sockopt::set_fastopen_connect(&socket, true) {
+        Some(Advice::Ride | Advice::AskCookie) => match want_fastopen(config, address, &socket) {
             Ok(()) => Reason::NoCookie,
             // Whatever the kernel has against it, an ordinary connection can still be had.
             Err(_) => Reason::Unsupported,
@@ -133,6 +130,25 @@ fn begin(config: &Config, address: &SocketAddr, advice: Option<Advice>) -> Resul
         Ok(_) => Ok(Begun::Handshake(socket, reason)),
         Err(error) => Err(connect_error(error.into_io_error()).at(*address)),
     }
+}
+
+fn want_fastopen(config: &Config, address: &SocketAddr, socket: &Socket) -> Result<(), tfo_core::Error> {
+    if config.is_cookieless(address) {
+        sockopt::set_fastopen_no_cookie(socket, true)?;
+    }
+    sockopt::set_fastopen_connect(socket, true)
+}
+
+/// Whether a request to `address` could ride now. Nothing is sent.
+pub(super) fn could_ride(config: &Config, address: &SocketAddr) -> Result<bool, ConnectError> {
+    let advice = Trip::ask(config, address).advice();
+    let begun = config.open(address).and_then(|socket| match advice {
+        Advice::Ride if want_fastopen(config, address, &socket).is_ok() => {
+            tfo_core::connect(&socket, address).map_err(|error| connect_error(error.into_io_error()).at(*address))
+        }
+        _ => Ok(Connect::InProgress),
+    });
+    Ok(begun? == Connect::Deferred)
 }
 
 /// An ordinary handshake. One whose SYN asks for a cookie is joined by one that does not if it is
@@ -205,14 +221,15 @@ fn connect_error(error: io::Error) -> ConnectError {
 #[cfg(all(test, target_os = "linux"))]
 mod tests {
     use super::*;
+    use crate::policy::SynData;
 
     #[test]
     fn the_option_is_set_where_it_is_wanted_and_nothing_else_is_lost() {
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
         for syn_data in [SynData::SafeMethods, SynData::Never] {
-            let config = Config { syn_data, nodelay: true, reuse_address: true, ..Config::default() };
             let advice = (syn_data == SynData::SafeMethods).then_some(Advice::Ride);
+            let config = Config { syn_data: syn_data.clone(), nodelay: true, reuse_address: true, ..Config::default() };
             let (socket, reason) = match begin(&config, &address, advice).unwrap() {
                 Begun::Handshake(socket, reason) => (socket, reason),
                 Begun::Deferred(socket) => (socket, Reason::NoCookie),

@@ -5,7 +5,6 @@ use std::io;
 use std::pin::{Pin, pin};
 use std::task::{Context, Poll, Waker};
 
-use bytes::Bytes;
 use http::request::Parts;
 use tfo_core::first_flight::Stop;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
@@ -17,37 +16,35 @@ use crate::stream::frames::{self, Frame, PREFACE};
 pub(super) fn judge(flight: &[u8], mut rule: impl FnMut(&Parts) -> Ride) -> Clearance {
     let requests = requests(flight);
     let mut clearance = Clearance { early: 0, repeatable: true, safe: true, stop: None };
-    let mut last_stream = 0;
-    let mut admitted = 0;
+    let (mut last_stream, mut admitted) = (0, false);
     let mut at = PREFACE.len();
-    while let Some(Frame { kind, stream, end, .. }) = frames::next(flight, at) {
-        let stop = match kind {
+    while at < flight.len() {
+        let stop = match frames::next(flight, at) {
+            None => Some(Reason::NotReplaySafe(Stop::MalformedFrame)),
             // Of a new stream; on an old one they are trailers.
-            frames::HEADERS if stream > last_stream => match requests.get(&stream) {
-                Some(head) => {
-                    (last_stream, admitted) = (stream, admitted + 1);
-                    if clearance.admit(rule(head), end) { None } else { clearance.stop }
+            Some(Frame { kind: frames::HEADERS, stream, .. }) if stream > last_stream => {
+                last_stream = stream;
+                match requests.get(&stream) {
+                    Some(head) if clearance.admit(rule(head), at) => {
+                        admitted = true;
+                        None
+                    }
+                    Some(_) => clearance.stop,
+                    None => Some(Reason::NotReplaySafe(Stop::MalformedRequest)),
                 }
-                None => Some(Reason::NotReplaySafe(Stop::MalformedRequest)),
-            },
-            kind if frames::is_known(kind) => None,
-            _ => Some(Reason::NotReplaySafe(Stop::UnsafeFrame)),
+            }
+            Some(Frame { kind, .. }) if frames::is_known(kind) => None,
+            Some(_) => Some(Reason::NotReplaySafe(Stop::UnsafeFrame)),
         };
         if stop.is_some() {
             clearance.stop = stop;
             break;
         }
-        at = end;
-    }
-    if clearance.stop.is_none() && at < flight.len() {
-        // The beginning of a frame, with which nobody can do anything.
-        at = flight.len();
+        // What is not there yet may ride as well, if it ever comes.
+        at = frames::next(flight, at).map_or(at, |frame| frame.end.min(flight.len()));
     }
     // A beginning without a request gains nothing.
-    clearance.early = if admitted > 0 && clearance.early > 0 { at } else { 0 };
-    if requests.is_empty() && clearance.stop.is_none() {
-        clearance.early = at;
-    }
+    clearance.early = if admitted || clearance.stop.is_none() { at } else { 0 };
     clearance
 }
 
@@ -55,7 +52,7 @@ pub(super) fn judge(flight: &[u8], mut rule: impl FnMut(&Parts) -> Ride) -> Clea
 fn requests(flight: &[u8]) -> HashMap<u32, Parts> {
     let mut found = HashMap::new();
     let mut cx = Context::from_waker(Waker::noop());
-    let mut handshake = pin!(h2::server::handshake::<_, Bytes>(Wire { rest: flight.to_vec(), at: 0 }));
+    let mut handshake = pin!(h2::server::handshake(Wire { rest: flight.to_vec(), at: 0 }));
     let Poll::Ready(Ok(mut connection)) = handshake.as_mut().poll(&mut cx) else { return found };
     // Everything is there: what is not ready now will never be.
     while let Poll::Ready(Some(Ok((request, _)))) = connection.poll_accept(&mut cx) {
