@@ -12,7 +12,7 @@ mod policy;
 mod stream;
 
 pub use config::Hedge;
-pub use connector::{Resolve, TfoConnecting, TfoConnector};
+pub use connector::{Resolve, TfoConnecting, TfoConnector, Warm};
 pub use error::{ConnectError, ConnectErrorKind, connect_error, is_connect_error};
 pub use info::{ConnInfo, Reason, SynOutcome};
 pub use ipnet::IpNet;

@@ -139,18 +139,6 @@ fn want_fastopen(config: &Config, address: &SocketAddr, socket: &Socket) -> Resu
     sockopt::set_fastopen_connect(socket, true)
 }
 
-/// Whether a request to `address` could ride now. Nothing is sent.
-pub(super) fn could_ride(config: &Config, address: &SocketAddr) -> Result<bool, ConnectError> {
-    let advice = Trip::ask(config, address).advice();
-    let begun = config.open(address).and_then(|socket| match advice {
-        Advice::Ride if want_fastopen(config, address, &socket).is_ok() => {
-            tfo_core::connect(&socket, address).map_err(|error| connect_error(error.into_io_error()).at(*address))
-        }
-        _ => Ok(Connect::InProgress),
-    });
-    Ok(begun? == Connect::Deferred)
-}
-
 /// An ordinary handshake. One whose SYN asks for a cookie is joined by one that does not if it is
 /// not answered, and replaced if it is refused: some boxes drop or refuse what they do not know.
 async fn handshake(

@@ -21,6 +21,7 @@ use crate::error::{BoxError, ConnectError, ConnectErrorKind};
 use crate::path::PathMemory;
 use crate::policy::SynData;
 use crate::stream::TfoStream;
+pub use warm::Warm;
 
 /// A connector for hyper whose first flight rides in the SYN: it stands where `hyper_util`'s
 /// `HttpConnector` stood.

@@ -6,18 +6,28 @@ use http::Uri;
 
 use super::{Resolve, TfoConnector, addresses, dial};
 use crate::error::{ConnectError, ConnectErrorKind};
+use crate::info::{Reason, SynOutcome};
+
+/// What [`TfoConnector::warm`] has done.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Warm {
+    /// A cookie was asked for. Whether the server gave one, the next visit tells.
+    Asked,
+    /// A cookie was cached, or none is needed: nothing was sent.
+    Ready,
+    /// Nothing that helps, and why.
+    Not(Reason),
+}
 
 impl<R: Resolve> TfoConnector<R> {
     /// Fetches a cookie for the server of a URI, so that the first request to it rides: an ordinary
     /// handshake that asks for one, then the end of the connection. Where a cookie is cached nothing
     /// is sent.
     ///
-    /// True if a request could ride now. False if the server gave no cookie, if this system has no
-    /// TCP Fast Open, if the [path memory](crate::PathMemory) advises against it, or if it is
-    /// switched off (then nothing is sent either). Of several addresses it is about the one that
-    /// answered; that is the kernel's cookie cache, which all processes of a network namespace share.
-    ///
-    /// Dropping the future gives it up.
+    /// Of several addresses the one that answers first gives the cookie. It goes into the kernel's
+    /// cache, which all processes of a network namespace share. Where TCP Fast Open is switched off
+    /// nothing is sent either. Dropping the future gives it up.
     ///
     /// # Errors
     ///
@@ -28,22 +38,27 @@ impl<R: Resolve> TfoConnector<R> {
     /// use tfo_http::TfoConnector;
     ///
     /// let connector = TfoConnector::new();
-    /// let rides = connector.warm("http://example.com/".parse().expect("a URI")).await?;
-    /// println!("the first request {}", if rides { "rides" } else { "does not ride" });
+    /// let warm = connector.warm("http://example.com/".parse().expect("a URI")).await?;
+    /// println!("{warm:?}"); // Asked: the first request rides, if the server gave a cookie
     /// # Ok(())
     /// # }
     /// ```
-    pub fn warm(&self, uri: Uri) -> impl Future<Output = Result<bool, ConnectError>> + Send + 'static {
+    pub fn warm(&self, uri: Uri) -> impl Future<Output = Result<Warm, ConnectError>> + Send + 'static {
         let (config, mut resolver) = (self.config.clone(), self.resolver.clone());
         async move {
             if !config.syn_data.is_wanted() {
-                return Ok(false);
+                return Ok(Warm::Not(Reason::Off));
             }
             let ready = poll_fn(|cx| resolver.poll_ready(cx)).await;
             ready.map_err(|error| ConnectError::new(ConnectErrorKind::Dns, error))?;
             let (addresses, dns) = addresses(&config, resolver, &uri).await?;
-            let address = dial::dial(config.clone(), addresses, dns).await?.remote_addr();
-            dial::could_ride(&config, &address)
+            let stream = dial::dial(config, addresses, dns).await?;
+            let info = stream.conn_info();
+            Ok(match info.outcome() {
+                SynOutcome::CookieRequested => Warm::Asked,
+                SynOutcome::Unknown => Warm::Ready,
+                _ => Warm::Not(info.reason().unwrap_or(Reason::NoCookie)),
+            })
         }
     }
 }
