@@ -153,7 +153,9 @@ impl Fetcher {
         if error.maybe_executed() {
             let code = if error.is_timeout() { Code::TimedOut } else { Code::Connect };
             let what = if error.is_timeout() { "no answer in time".to_owned() } else { why };
-            let message = format!("no connection to {to}: {what}; the server may have acted on the request (--syn-data)");
+            let message = format!(
+                "no connection to {to}: {what}; the server may have acted on the request (--syn-data)"
+            );
             return Failure::new(code, message);
         }
         match error.kind() {

@@ -161,7 +161,9 @@ impl Failure {
     /// `None` if it was not the handshake that failed.
     pub(crate) fn connect_error(self, address: SocketAddr) -> Option<ConnectError> {
         let error = match self.kind? {
-            kind @ (ConnectErrorKind::TimedOut | ConnectErrorKind::NothingWritten) => ConnectError::bare(kind),
+            kind @ (ConnectErrorKind::TimedOut | ConnectErrorKind::NothingWritten) => {
+                ConnectError::bare(kind)
+            }
             kind => ConnectError::new(kind, self.source()),
         };
         let error = error.at(address);

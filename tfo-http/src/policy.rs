@@ -87,9 +87,12 @@ impl SynData {
         match self {
             Self::Never => Clearance { early: 0, repeatable: true, safe: true, stop: Some(Reason::Off) },
             Self::SafeMethods => Clearance::of(&class),
-            Self::DangerEverything => {
-                Clearance { early: flight.len(), repeatable: class.is_whole(), safe: class.is_whole(), stop: None }
-            }
+            Self::DangerEverything => Clearance {
+                early: flight.len(),
+                repeatable: class.is_whole(),
+                safe: class.is_whole(),
+                stop: None,
+            },
             Self::IdempotentMethods => {
                 let wider = Classifier::new().methods(Methods::Idempotent).classify(flight);
                 Clearance { safe: wider.cut() <= class.cut(), ..Clearance::of(&wider) }

@@ -288,12 +288,12 @@ async fn get(stack: Stack, connector: &TfoConnector, addr: SocketAddr) {
 async fn together(connector: &TfoConnector, addr: SocketAddr, get_first: bool) -> ConnInfo {
     let io = connector.clone().call(uri(addr)).await.unwrap();
     let info = io.inner().conn_info().clone();
-    let (send, connection) =
-        hyper::client::conn::http2::handshake(TokioExecutor::new(), io).await.unwrap();
+    let (send, connection) = hyper::client::conn::http2::handshake(TokioExecutor::new(), io).await.unwrap();
     tokio::spawn(connection);
     let one = |method: Method| {
         let mut send = send.clone();
-        let request = Request::builder().method(method).uri(uri(addr)).body(Full::<Bytes>::default()).unwrap();
+        let request =
+            Request::builder().method(method).uri(uri(addr)).body(Full::<Bytes>::default()).unwrap();
         async move { assert_eq!(send.send_request(request).await.unwrap().status(), StatusCode::OK) }
     };
     let (get, post) = (one(Method::GET), one(Method::POST));

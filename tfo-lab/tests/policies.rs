@@ -24,7 +24,9 @@ use hyper_util::rt::TokioExecutor;
 use support::flows;
 use support::http::{RUNTIMES, Runtime, Server, run};
 use support::tcp::{TcpServer, dial, fetch_cookie, uri};
-use tfo_http::{ConnInfo, ConnectErrorKind, Reason, Ride, SynData, SynOutcome, TfoConnector, Warm, connect_error};
+use tfo_http::{
+    ConnInfo, ConnectErrorKind, Reason, Ride, SynData, SynOutcome, TfoConnector, Warm, connect_error,
+};
 use tfo_http_server::TfoListener;
 use tfo_lab::{DropSynData, Flow, HoldProof, Host, Lab, ResetSyn, lab_tests};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -348,7 +350,11 @@ fn request(method: &Method, addr: SocketAddr, path: &str) -> Request<Full<Bytes>
     builder.body(Full::from(body)).unwrap()
 }
 
-async fn send(connector: TfoConnector, http2: bool, request: Request<Full<Bytes>>) -> Result<ConnInfo, Error> {
+async fn send(
+    connector: TfoConnector,
+    http2: bool,
+    request: Request<Full<Bytes>>,
+) -> Result<ConnInfo, Error> {
     let client = Client::builder(TokioExecutor::new()).http2_only(http2).build(connector);
     let response = client.request(request).await?;
     let info = response.extensions().get::<ConnInfo>().unwrap().clone();
@@ -358,7 +364,8 @@ async fn send(connector: TfoConnector, http2: bool, request: Request<Full<Bytes>
 
 /// Whether all of a request rode, as client and wire say.
 fn in_syn(flow: &Flow, info: &ConnInfo) -> bool {
-    let rode = info.outcome() == SynOutcome::SynDataAcked && info.first_flight_bytes() == Some(info.syn_data_bytes());
+    let rode = info.outcome() == SynOutcome::SynDataAcked
+        && info.first_flight_bytes() == Some(info.syn_data_bytes());
     assert_eq!(rode, flow.request_delivered_in_syn(), "{info:?}\n{flow}");
     assert_eq!(flow.syn().payload().len(), info.syn_data_bytes(), "{info:?}\n{flow}");
     rode
@@ -467,7 +474,9 @@ impl Service<Request<Body>> for Greeter {
     fn call(&mut self, request: Request<Body>) -> Self::Future {
         let greeter = self.clone();
         Box::pin(async move {
-            Ok(tonic::server::Grpc::new(ProstCodec::<String, String>::default()).unary(greeter, request).await)
+            Ok(tonic::server::Grpc::new(ProstCodec::<String, String>::default())
+                .unary(greeter, request)
+                .await)
         })
     }
 }

@@ -217,7 +217,12 @@ mod tests {
         let address = listener.local_addr().unwrap();
         for syn_data in [SynData::SafeMethods, SynData::Never] {
             let advice = (syn_data == SynData::SafeMethods).then_some(Advice::Ride);
-            let config = Config { syn_data: syn_data.clone(), nodelay: true, reuse_address: true, ..Config::default() };
+            let config = Config {
+                syn_data: syn_data.clone(),
+                nodelay: true,
+                reuse_address: true,
+                ..Config::default()
+            };
             let (socket, reason) = match begin(&config, &address, advice).unwrap() {
                 Begun::Handshake(socket, reason) => (socket, reason),
                 Begun::Deferred(socket) => (socket, Reason::NoCookie),

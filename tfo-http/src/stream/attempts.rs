@@ -109,7 +109,21 @@ impl Attempts {
         let (more, first_error, broken, timer) = (Vec::new(), None, None, None);
         let begun = Instant::now();
         let early = flight.len();
-        Self { delivery, flight, early, syn, first, more, others, first_error, broken, timer, trip, begun, lot }
+        Self {
+            delivery,
+            flight,
+            early,
+            syn,
+            first,
+            more,
+            others,
+            first_error,
+            broken,
+            timer,
+            trip,
+            begun,
+            lot,
+        }
     }
 
     /// With a flight of which only so many leading bytes may go out on more than one attempt.

@@ -194,7 +194,8 @@ impl TfoStream {
                 let delivery = Delivery::begin(plan, Instant::now());
                 let lot = self.config.lot.clone();
                 let syn = (stream, sent, syn);
-                let attempts = Attempts::new(syn, address, flight, delivery, others, trip, lot).up_to(clearance.early);
+                let attempts =
+                    Attempts::new(syn, address, flight, delivery, others, trip, lot).up_to(clearance.early);
                 self.go(Phase::Corked, Event::Release, State::Delivering(Box::new(attempts)));
             }
             Err(error) => self.fail(Phase::Corked, error, side),
@@ -233,9 +234,7 @@ impl TfoStream {
         };
         let why_not = match advice {
             Advice::Ride if clearance.early > 0 => None,
-            Advice::Ride => {
-                Some(clearance.stop.unwrap_or(Reason::NotReplaySafe(Stop::UnknownProtocol)))
-            }
+            Advice::Ride => Some(clearance.stop.unwrap_or(Reason::NotReplaySafe(Stop::UnknownProtocol))),
             Advice::AskCookie => Some(Reason::Resting),
             Advice::Avoid => return plain(Reason::Avoided),
         };
