@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use clap::{Parser, Subcommand, ValueEnum};
 use http::{HeaderName, HeaderValue, Method};
+use tfo_http::IpNet;
 use url::Url;
 
 /// HTTP in the first packet: TCP Fast Open, on and measured.
@@ -61,7 +62,8 @@ pub(crate) struct DemoArgs {
 ///
 /// Each request goes on a new connection. GET, HEAD, OPTIONS and TRACE without a body may ride in the
 /// SYN once a visit before has brought a cookie; the kernel keeps cookies, so the next `tfo get` rides
-/// too. The body goes to standard output, one line about each request to standard error.
+/// too. The body goes to standard output, one line about each request to standard error. TFO_HTTP=off in
+/// the environment switches TCP Fast Open off.
 ///
 /// Exit codes, as curl's: 0 an HTTP answer, whatever its status; 1 unsupported protocol; 2 bad
 /// arguments; 6 name not resolved; 7 no connection; 23 output not written; 28 timed out; 56 the answer
@@ -75,6 +77,17 @@ pub(crate) struct GetArgs {
     /// Whether requests may ride in the SYN.
     #[arg(long, value_enum, default_value_t = Tfo::Auto, value_name = "auto|off", hide_possible_values = true)]
     pub(crate) tfo: Tfo,
+    /// Which requests may ride: safe (GET, HEAD, OPTIONS, TRACE), idempotent (PUT and DELETE too), never,
+    /// or all, which may execute a request twice if the network repeats a packet.
+    #[arg(long, value_enum, default_value_t = Policy::Safe, value_name = "safe|idempotent|never|all",
+          hide_possible_values = true)]
+    pub(crate) syn_data: Policy,
+    /// Send data without a cookie to servers in this network, on the first visit too; may be repeated.
+    #[arg(long, value_name = "CIDR")]
+    pub(crate) no_cookie: Vec<IpNet>,
+    /// Speak HTTP/2, without asking the server first.
+    #[arg(long)]
+    pub(crate) http2: bool,
     /// The request method (default: GET, or POST with -d).
     #[arg(short = 'X', long = "request", value_name = "METHOD", value_parser = parse_method)]
     pub(crate) method: Option<Method>,
@@ -130,7 +143,16 @@ pub(crate) enum Tfo {
     Off,
 }
 
-/// Serve the files of a directory over HTTP/1.1, with TCP Fast Open.
+/// Which requests may ride in the SYN.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Policy {
+    Safe,
+    Idempotent,
+    Never,
+    All,
+}
+
+/// Serve the files of a directory over HTTP/1.1 and HTTP/2 (prior knowledge), with TCP Fast Open.
 ///
 /// Content types, ranges and conditional requests are supported. Dot files, and whatever lies outside
 /// of the directory, are not found, also behind symbolic links; a directory without index.html is not

@@ -16,7 +16,8 @@ use hyper_util::client::legacy::connect::dns::{GaiAddrs, GaiResolver, Name};
 use hyper_util::client::legacy::connect::{CaptureConnection, capture_connection};
 use hyper_util::rt::TokioExecutor;
 use tfo_http::{
-    ConnInfo, ConnectError, ConnectErrorKind, Hedge, PathMemory, Reason, SynData, SynOutcome, TfoConnector,
+    ConnInfo, ConnectError, ConnectErrorKind, Hedge, IpNet, PathMemory, Reason, SynData, SynOutcome,
+    TfoConnector,
 };
 use tokio::time::timeout;
 use tower_service::Service;
@@ -40,6 +41,10 @@ pub(crate) struct Settings {
     pub(crate) hedge: Hedge,
     /// What is known of paths.
     pub(crate) memory: PathMemory,
+    /// Where data goes without a cookie.
+    pub(crate) no_cookie: Vec<IpNet>,
+    /// Whether it is HTTP/2, else HTTP/1.1.
+    pub(crate) http2: bool,
     /// Whether connections are kept for the next request.
     pub(crate) reuse: bool,
     /// For the name, and again for the handshake.
@@ -77,11 +82,13 @@ impl Fetcher {
     pub(crate) fn new(settings: Settings) -> Self {
         let resolver = Resolver { inner: GaiResolver::new(), patience: settings.connect_timeout };
         let mut connector = TfoConnector::new_with_resolver(resolver);
-        connector.set_syn_data(settings.syn_data);
+        connector.set_syn_data(settings.syn_data.clone());
+        connector.set_no_cookie(settings.no_cookie.iter().copied());
         connector.set_hedge(settings.hedge);
         connector.set_path_memory(settings.memory.clone());
         connector.set_connect_timeout(Some(settings.connect_timeout));
         let mut builder = Client::builder(TokioExecutor::new());
+        builder.http2_only(settings.http2);
         if !settings.reuse {
             builder.pool_max_idle_per_host(0);
         }
@@ -133,6 +140,10 @@ impl Fetcher {
         if let Some(error) = tfo_http::connect_error(error) {
             return (self.explain_connect(error), handshake(error));
         }
+        // With HTTP/2 hyper does not pass it on, but the connection knows.
+        if let Some(error) = connection_of(error).and_then(|info| info.connect_error()) {
+            return (self.explain_connect(&error), handshake(&error));
+        }
         let mut cause: &(dyn std::error::Error + 'static) = error;
         while let Some(next) = cause.source() {
             cause = next;
@@ -148,6 +159,14 @@ impl Fetcher {
         let patience = time(self.settings.connect_timeout);
         let cause = std::error::Error::source(error);
         let why = cause.map_or_else(|| "no reason given".to_owned(), chain);
+        if error.maybe_executed() {
+            let code = if error.is_timeout() { Code::TimedOut } else { Code::Connect };
+            let what = if error.is_timeout() { "no answer in time".to_owned() } else { why };
+            let message = format!(
+                "no connection to {to}: {what}; the server may have acted on the request (--syn-data)"
+            );
+            return Failure::new(code, message);
+        }
         match error.kind() {
             ConnectErrorKind::Dns if error.is_timeout() => Failure::new(
                 Code::TimedOut,
@@ -167,6 +186,12 @@ impl Fetcher {
             _ => Failure::new(Code::Connect, format!("cannot connect to {to}: {why}")),
         }
     }
+}
+
+fn connection_of(error: &hyper_util::client::legacy::Error) -> Option<ConnInfo> {
+    let mut extras = http::Extensions::new();
+    error.connect_info()?.get_extras(&mut extras);
+    extras.remove()
 }
 
 /// What went wrong, and what became of the handshake if that was it.

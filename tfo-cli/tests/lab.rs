@@ -53,6 +53,68 @@ lab_tests! {
         }
     }
 
+    fn http2_rides_and_so_does_what_the_caller_allows() {
+        let lab = Lab::builder().rtt(RTT).build().unwrap();
+        let _serve = Serve::start(&lab);
+        get(&lab, &[]);
+        for (args, rides, saves) in [
+            (&["--http2"] as &[_], true, true),
+            (&["--http2", "--tfo", "off"], false, false),
+            (&["--http2", "-X", "POST"], false, false),
+            (&["--http2", "-d", "x", "--syn-data", "all"], true, false),
+            (&["-X", "PUT", "--syn-data", "safe"], false, false),
+            (&["-X", "PUT", "-d", "x", "--syn-data", "idempotent"], true, false),
+            (&["-d", "x", "--syn-data", "idempotent"], false, false),
+            (&["-d", "x", "--syn-data", "all"], true, false),
+            (&["--syn-data", "never"], false, false),
+        ] {
+            let record = &get(&lab, &[&["--json"], args].concat()).records()[0];
+            let flow = flows(&lab).pop().unwrap();
+            let what = format!("{args:?}: {record}\n{flow}");
+            assert_eq!(record["outcome"] == "syn_data_acked", rides, "{what}");
+            assert_eq!((flow.request_delivered_in_syn(), flow.syn().payload().is_empty()), (rides, !rides), "{what}");
+            assert!(record["saved_rtts"] == 1 || !saves, "{what}");
+            assert!(!rides || saves || record["reason"] == "held" || record["handshake_rtt_us"].as_u64() > Some(30_000), "{what}");
+            let version = if args[0] == "--http2" { "HTTP/2.0" } else { "HTTP/1.1" };
+            assert_eq!(record["version"], version, "{what}");
+        }
+    }
+
+    fn without_a_cookie_the_first_visit_rides_where_that_is_allowed() {
+        for (network, rides) in [("10.0.0.0/8", true), ("192.0.2.0/24", false)] {
+            let lab = Lab::builder().rtt(RTT).build().unwrap();
+            let _serve = Serve::with(&lab, "0.0.0.0", &["--no-cookie"]);
+            let record = &get(&lab, &["--json", "--no-cookie", network]).records()[0];
+            let flow = flows(&lab).pop().unwrap();
+            assert_eq!(record["outcome"] == "syn_data_acked", rides, "{record}");
+            assert_eq!((flow.request_delivered_in_syn(), flow.syn().fast_open().is_none()), (rides, rides), "{flow}");
+        }
+    }
+
+    fn the_environment_switches_it_off() {
+        let lab = Lab::builder().rtt(RTT).build().unwrap();
+        let _serve = Serve::start(&lab);
+        get(&lab, &[]);
+        let command = lab.host("client").command(TFO);
+        let mut command = command.args(["get", "--json", &url(&lab)]).env("TFO_HTTP", "off");
+        let record = &Ran::from(command.output().unwrap()).records()[0];
+        assert_eq!((&record["outcome"], &record["reason"]), (&"plain".into(), &"off".into()));
+        assert!(flows(&lab).pop().unwrap().syn().fast_open().is_none());
+    }
+
+    fn a_refused_request_that_must_not_be_repeated_says_that_it_may_have_been_executed() {
+        for http2 in [false, true] {
+            let lab = Lab::builder().rtt(RTT).build().unwrap();
+            let serve = Serve::start(&lab);
+            get(&lab, &[]);
+            drop(serve);
+            let mut args = vec!["-d", "pay=1", "--syn-data", "all"];
+            args.extend(http2.then_some("--http2"));
+            get(&lab, &args).assert_failed(7, "the server may have acted on the request");
+            assert_eq!(flows(&lab).len(), 2, "it is not tried again");
+        }
+    }
+
     fn a_post_does_not_ride() {
         let lab = Lab::builder().rtt(RTT).build().unwrap();
         let server = echo(&lab.host("server"), 3);

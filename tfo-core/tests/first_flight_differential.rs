@@ -7,7 +7,7 @@ mod support;
 
 use support::dice::Dice;
 use support::{generate, hpack, oracle};
-use tfo_core::first_flight::{FirstFlight, Stop};
+use tfo_core::first_flight::{FirstFlight, Methods, Stop};
 
 #[test]
 fn servers_find_nothing_unsafe_in_front_of_the_cut() {
@@ -28,6 +28,7 @@ fn servers_find_nothing_unsafe_in_front_of_the_cut() {
     // The figures are stable to a per cent or so. They keep the test from becoming vacuous.
     assert!(tally.with_released * 2 > cases, "servers saw safe requests in too few cases");
     assert!(tally.released * 3 > cases * 2, "servers saw too few safe requests");
+    assert!(tally.more_released * 300 > cases, "servers saw too few idempotent requests");
     assert!(
         tally.unsafe_whole * 15 > tally.looked_whole,
         "servers saw too few unsafe requests behind the cut"
@@ -41,6 +42,8 @@ struct Tally {
     /// Requests that servers saw in front of the cut, and in how many cases.
     released: u64,
     with_released: u64,
+    /// Cases in which servers saw more by the wider rules.
+    more_released: u64,
     whole: u64,
     stopped: u64,
     /// Whole flights shown to a server, regardless of the cut, and in how many it saw something unsafe.
@@ -52,6 +55,7 @@ impl Tally {
     fn add(&mut self, case: &Case) {
         self.released += case.released as u64;
         self.with_released += u64::from(case.released > 0);
+        self.more_released += u64::from(case.more_released);
         self.whole += u64::from(case.is_whole);
         self.stopped += u64::from(!case.is_whole);
         self.looked_whole += u64::from(case.is_unsafe.is_some());
@@ -60,6 +64,7 @@ impl Tally {
 }
 
 struct Case {
+    more_released: bool,
     released: usize,
     is_whole: bool,
     is_unsafe: Option<bool>,
@@ -78,8 +83,16 @@ fn case(seed: u64) -> Case {
     let fewer = FirstFlight::classify(beginning);
     assert!(fewer.requests() <= class.requests(), "{fewer:?} became {class:?}: {}", flight.escape_ascii());
 
+    // By the wider rules too: what else they let through is idempotent, and no body is taken for a request.
+    let wider = oracle::check_by(Methods::Idempotent, &flight);
+    oracle::check_by(Methods::Idempotent, beginning);
     let is_unsafe = dice.one_in(8).then(|| oracle::see(&flight).violation.is_some());
-    Case { released: seen.requests, is_whole: class.is_whole(), is_unsafe }
+    Case {
+        more_released: wider.requests > seen.requests,
+        released: seen.requests,
+        is_whole: class.is_whole(),
+        is_unsafe,
+    }
 }
 
 /// The oracle is not blind: with cuts that are too long it finds unsafe requests of every kind.

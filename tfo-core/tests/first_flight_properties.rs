@@ -5,7 +5,7 @@ mod support;
 use proptest::prelude::*;
 use support::dice::Dice;
 use support::{generate, oracle};
-use tfo_core::first_flight::{Classifier, FirstFlight, Protocol, Stop};
+use tfo_core::first_flight::{Classifier, FirstFlight, Methods, Protocol, Stop};
 
 /// Bytes that have no, some or much to do with a protocol.
 fn flights() -> impl Strategy<Value = Vec<u8>> {
@@ -32,7 +32,8 @@ proptest! {
 
     #[test]
     fn the_cut_is_inside_and_whole(flight in flights()) {
-        for rules in [Classifier::new(), Classifier::new().vouch_for_tls_early_data(true)] {
+        let rules = Classifier::new();
+        for rules in [rules, rules.vouch_for_tls_early_data(true), rules.methods(Methods::Idempotent)] {
             let class = rules.classify(&flight);
             prop_assert!(class.cut() <= flight.len());
             prop_assert_eq!(class.is_whole(), class.cut() == flight.len());
@@ -60,6 +61,13 @@ proptest! {
         }
     }
 
+    #[test]
+    fn more_methods_only_move_the_cut_back(flight in flights()) {
+        let safe = FirstFlight::classify(&flight);
+        let more = Classifier::new().methods(Methods::Idempotent).classify(&flight);
+        prop_assert!(more.cut() >= safe.cut() && more.requests() >= safe.requests(), "{safe:?} became {more:?}");
+    }
+
     /// What is known of the beginning stays true: a request that was counted is counted, and in front of the last
     /// byte of the last of them the cut never ends.
     #[test]
@@ -82,5 +90,6 @@ proptest! {
     #[test]
     fn servers_agree_about_any_bytes(flight in flights()) {
         oracle::check(&flight);
+        oracle::check_by(Methods::Idempotent, &flight);
     }
 }

@@ -4,17 +4,22 @@ use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
 
+use ipnet::IpNet;
 use socket2::{Domain, Protocol, Socket, TcpKeepalive, Type};
+use tfo_core::sockopt;
 use tokio::net::TcpStream;
 
 use crate::error::{ConnectError, ConnectErrorKind};
 use crate::path::PathMemory;
+use crate::policy::SynData;
 use crate::stream::Lot;
 
 /// What a connector was told: the settings of `HttpConnector`, and those of TCP Fast Open.
 #[derive(Clone, Debug)]
 pub(crate) struct Config {
     pub(crate) syn_data: SynData,
+    /// Where no cookie is needed.
+    pub(crate) no_cookie: Vec<IpNet>,
     pub(crate) connect_timeout: Option<Duration>,
     pub(crate) enforce_http: bool,
     pub(crate) happy_eyeballs_timeout: Option<Duration>,
@@ -83,18 +88,6 @@ pub(crate) fn answer_due(rtt: Option<Duration>) -> Duration {
     rtt.map_or(ANSWER_DUE, |rtt| (2 * rtt + HEDGE_LEAST).min(ANSWER_DUE.max(rtt * 3 / 2)))
 }
 
-/// Which first flights may ride in the SYN.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
-#[non_exhaustive]
-pub enum SynData {
-    /// Requests with a safe method (RFC 9110 section 9.2.1: GET, HEAD, OPTIONS, TRACE) and without a
-    /// body, and TLS ClientHellos. Everything else gets a handshake without data.
-    #[default]
-    SafeMethods,
-    /// None: no option is set, no cookie asked for. A cookie lets a server recognise a client.
-    Never,
-}
-
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Keepalive {
     pub(crate) time: Option<Duration>,
@@ -106,6 +99,7 @@ impl Default for Config {
     fn default() -> Self {
         Self {
             syn_data: SynData::default(),
+            no_cookie: Vec::new(),
             connect_timeout: None,
             enforce_http: true,
             happy_eyeballs_timeout: Some(Duration::from_millis(300)),
@@ -153,6 +147,12 @@ impl Config {
         }
     }
 
+    /// Whether data goes to `address` without a cookie.
+    pub(crate) fn is_cookieless(&self, address: &SocketAddr) -> bool {
+        let ip = address.ip().to_canonical();
+        self.no_cookie.iter().any(|network| network.contains(&ip))
+    }
+
     /// A socket for `address`, set up and bound, not connected. It does not block.
     pub(crate) fn open(&self, address: &SocketAddr) -> Result<Socket, ConnectError> {
         let failed = |error: io::Error| ConnectError::new(ConnectErrorKind::Socket, error).at(*address);
@@ -173,6 +173,14 @@ impl Config {
             socket.bind(&SocketAddr::new(local, 0).into()).map_err(failed)?;
         }
         Ok(socket)
+    }
+
+    /// Asks for TCP Fast Open on a socket that is not connected yet.
+    pub(crate) fn want_fastopen(&self, address: &SocketAddr, socket: &Socket) -> Result<(), tfo_core::Error> {
+        if self.is_cookieless(address) {
+            sockopt::set_fastopen_no_cookie(socket, true)?;
+        }
+        sockopt::set_fastopen_connect(socket, true)
     }
 
     /// What a connection can do without: as `HttpConnector`, it goes on if the kernel refuses.

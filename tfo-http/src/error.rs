@@ -3,6 +3,11 @@ use std::fmt;
 use std::io;
 use std::net::SocketAddr;
 
+use http::Extensions;
+use hyper_util::client::legacy::connect::Connected;
+
+use crate::info::ConnInfo;
+
 pub(crate) type BoxError = Box<dyn StdError + Send + Sync>;
 
 /// A connection that did not come about: what failed, for which address, and (as the source) why.
@@ -124,6 +129,55 @@ impl StdError for ConnectError {
     }
 }
 
+/// An error that can be told again.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Failure {
+    /// `None`: not of the handshake, but of a connection.
+    kind: Option<ConnectErrorKind>,
+    os_error: Option<i32>,
+    io_kind: io::ErrorKind,
+    maybe_executed: bool,
+}
+
+impl Failure {
+    pub(crate) fn of(error: &ConnectError) -> Self {
+        Self {
+            kind: Some(error.kind()),
+            os_error: error.raw_os_error(),
+            io_kind: error.io_kind(),
+            maybe_executed: error.maybe_executed(),
+        }
+    }
+
+    pub(crate) fn of_stream(error: &io::Error) -> Self {
+        let (os_error, io_kind) = (error.raw_os_error(), error.kind());
+        Self { kind: None, os_error, io_kind, maybe_executed: false }
+    }
+
+    pub(crate) fn error(self, address: SocketAddr) -> io::Error {
+        self.connect_error(address).map_or_else(|| self.source(), Into::into)
+    }
+
+    /// `None` if it was not the handshake that failed.
+    pub(crate) fn connect_error(self, address: SocketAddr) -> Option<ConnectError> {
+        let error = match self.kind? {
+            kind @ (ConnectErrorKind::TimedOut | ConnectErrorKind::NothingWritten) => {
+                ConnectError::bare(kind)
+            }
+            kind => ConnectError::new(kind, self.source()),
+        };
+        let error = error.at(address);
+        Some(if self.maybe_executed { error.maybe_executed_too() } else { error })
+    }
+
+    fn source(self) -> io::Error {
+        match self.os_error {
+            Some(code) => io::Error::from_raw_os_error(code),
+            None => io::Error::from(self.io_kind),
+        }
+    }
+}
+
 /// Keeps the kind; the [`ConnectError`] is inside.
 impl From<ConnectError> for io::Error {
     fn from(error: ConnectError) -> Self {
@@ -138,9 +192,16 @@ impl From<ConnectError> for io::Error {
 /// Give it the error of the request itself: it looks through all sources.
 pub fn is_connect_error(error: &(dyn StdError + 'static)) -> bool {
     connect_error(error).is_some()
-        || error
-            .downcast_ref::<hyper_util::client::legacy::Error>()
-            .is_some_and(hyper_util::client::legacy::Error::is_connect)
+        || error.downcast_ref::<hyper_util::client::legacy::Error>().is_some_and(|error| {
+            error.is_connect() || error.connect_info().is_some_and(|connected| has_failed(connected))
+        })
+}
+
+/// With HTTP/2 hyper does not pass the error on.
+fn has_failed(connected: &Connected) -> bool {
+    let mut extras = Extensions::new();
+    connected.get_extras(&mut extras);
+    extras.get::<ConnInfo>().is_some_and(|info| info.connect_error().is_some())
 }
 
 /// The [`ConnectError`] among an error and its sources, if there is one.

@@ -5,6 +5,8 @@ use std::time::Duration;
 
 use tfo_core::first_flight::Stop;
 
+use crate::error::{ConnectError, Failure};
+
 /// What one connection did and what it saved.
 ///
 /// In the response's extensions, in [`hyper_util`'s `capture_connection`], from a failed request's
@@ -34,6 +36,7 @@ pub(crate) struct Facts {
     pub(crate) syn_data_bytes: usize,
     pub(crate) handshake_rtt: Option<Duration>,
     pub(crate) hedged: bool,
+    pub(crate) failure: Option<Failure>,
 }
 
 impl ConnInfo {
@@ -85,6 +88,10 @@ impl ConnInfo {
 
     /// Round trips that were saved: 1 if the server acked the SYN data and the whole first flight
     /// was in it, else 0. Reported by the kernel (`TCP_INFO`), never inferred from what was sent.
+    ///
+    /// Requests that are not replay-safe, and ride by the caller's choice, may be held by the server
+    /// until the handshake is complete. They count if the answer's first byte came before one and a
+    /// half round trips; over HTTP/2, where that byte proves nothing, they do not.
     pub fn saved_rtts(&self) -> u32 {
         self.facts().saved_rtts()
     }
@@ -98,6 +105,13 @@ impl ConnInfo {
     /// Whether a plain attempt was begun beside the first, or in its place: then nothing was saved.
     pub fn hedged(&self) -> bool {
         self.facts().hedged
+    }
+
+    /// Why there is no connection, where a deferred connect has failed. hyper loses that error with
+    /// HTTP/2; it keeps it with HTTP/1, for [`connect_error`](crate::connect_error).
+    pub fn connect_error(&self) -> Option<ConnectError> {
+        let facts = self.facts();
+        facts.failure.and_then(|failure| failure.connect_error(facts.remote_addr))
     }
 
     /// Whether two infos are about the same connection.
@@ -136,12 +150,14 @@ impl Facts {
             syn_data_bytes: 0,
             handshake_rtt: None,
             hedged: false,
+            failure: None,
         }
     }
 
     fn saved_rtts(&self) -> u32 {
         let whole = self.first_flight_bytes == Some(self.syn_data_bytes) && self.syn_data_bytes > 0;
-        u32::from(self.outcome == SynOutcome::SynDataAcked && whole && !self.hedged)
+        let held = self.reason == Some(Reason::Held);
+        u32::from(self.outcome == SynOutcome::SynDataAcked && whole && !self.hedged && !held)
     }
 }
 
@@ -228,8 +244,14 @@ pub enum Reason {
     NoCookie,
     /// A cookie was cached when the connection was made, and had vanished when the request came.
     CookieVanished,
-    /// The bytes may not be delivered twice.
+    /// The bytes may not be delivered twice, or what follows the first requests may not.
     NotReplaySafe(Stop),
+    /// The caller's rule keeps it out of the SYN ([`SynData::rule`](crate::SynData::rule)).
+    ByRule,
+    /// The data was acked, but it was not replay-safe: the server may have waited for the end of the
+    /// handshake before it acted on it. Over HTTP/1, an answer that came before that removes the
+    /// doubt.
+    Held,
     /// The first flight did not fit into the SYN: all of what fitted was acked, and nothing saved.
     TooLarge,
     /// The server did not take the data: it has TCP Fast Open off or its queue is full, the cookie
@@ -261,6 +283,8 @@ impl Reason {
             Self::NoCookie => "no_cookie",
             Self::CookieVanished => "cookie_vanished",
             Self::NotReplaySafe(_) => "not_replay_safe",
+            Self::ByRule => "by_rule",
+            Self::Held => "held",
             Self::TooLarge => "too_large",
             Self::NotAcked => "not_acked",
             Self::Retransmitted => "retransmitted",
@@ -283,6 +307,8 @@ impl fmt::Display for Reason {
             Self::NoCookie => "no cookie for this address yet",
             Self::CookieVanished => "the cookie vanished from the kernel's cache",
             Self::NotReplaySafe(stop) => return write!(f, "not safe to deliver twice: {stop}"),
+            Self::ByRule => "the caller's rule keeps it out of the SYN",
+            Self::Held => "not replay-safe: the server may have held it until the handshake was complete",
             Self::TooLarge => "the first flight is larger than a SYN",
             Self::NotAcked => "the server did not take the data in the SYN",
             Self::Retransmitted => "the SYN with data was not answered, one without was",

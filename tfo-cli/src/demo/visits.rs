@@ -21,7 +21,7 @@ use tokio::sync::oneshot;
 use super::network::Network;
 use crate::failure::{Code, Failure, chain};
 use crate::fetch::{Answer, Fetcher, Settings};
-use crate::serve::http1;
+use crate::serve;
 
 /// More than enough on a network without losses.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -103,6 +103,8 @@ async fn all(uri: Uri, repeats: u32, progress: ProgressBar) -> Result<Vec<Visit>
             // Nothing is bad about this network: what is late is a busy machine.
             hedge: Hedge::Never,
             memory: PathMemory::new(),
+            no_cookie: Vec::new(),
+            http2: false,
             reuse: false,
             connect_timeout: PATIENCE,
             max_time: Some(PATIENCE),
@@ -214,7 +216,7 @@ async fn serve(
         seen.insert(info.remote_addr(), info.arrived_in_syn());
         service_fn(|_| async { Ok::<_, Infallible>(Response::new(Full::<Bytes>::from("hello\n"))) })
     };
-    http1::serve(listener, service, async { drop(stopped.await) }).await;
+    serve::http::serve(listener, service, async { drop(stopped.await) }).await;
 }
 
 fn cannot_listen(error: &BindError) -> Failure {

@@ -14,7 +14,7 @@ use http::{HeaderValue, Method, Request, Uri};
 use http_body_util::Full;
 use tfo_http::{ConnInfo, Hedge, PathMemory, SynData};
 
-use crate::args::{GetArgs, Tfo};
+use crate::args::{GetArgs, Policy, Tfo};
 use crate::failure::{Code, Failure};
 use crate::fetch::{Fetcher, Settings};
 use crate::output::Output;
@@ -93,9 +93,11 @@ fn data(text: &str) -> Result<Bytes, Failure> {
 
 async fn all(args: GetArgs, request: Request<Full<Bytes>>, memory: PathMemory) -> Result<(), Failure> {
     let fetcher = Fetcher::new(Settings {
-        syn_data: match args.tfo {
-            Tfo::Auto => SynData::SafeMethods,
-            Tfo::Off => SynData::Never,
+        syn_data: match (args.tfo, args.syn_data) {
+            (Tfo::Off, _) | (_, Policy::Never) => SynData::Never,
+            (_, Policy::Safe) => SynData::SafeMethods,
+            (_, Policy::Idempotent) => SynData::IdempotentMethods,
+            (_, Policy::All) => SynData::DangerEverything,
         },
         hedge: match args.hedge_delay {
             _ if args.no_hedge => Hedge::Never,
@@ -103,6 +105,8 @@ async fn all(args: GetArgs, request: Request<Full<Bytes>>, memory: PathMemory) -
             Some(delay) => Hedge::After(delay),
         },
         memory,
+        no_cookie: args.no_cookie.clone(),
+        http2: args.http2,
         reuse: args.reuse,
         connect_timeout: args.connect_timeout,
         max_time: args.max_time,

@@ -1,7 +1,7 @@
 //! `tfo serve`: the files of a directory, with TCP Fast Open.
 
 mod files;
-pub(crate) mod http1;
+pub(crate) mod http;
 mod keys;
 mod patient;
 mod signals;
@@ -69,7 +69,7 @@ async fn serve(args: &ServeArgs, files: Files) -> Result<(), Failure> {
         let files = files.clone();
         async move { files.answer(request).await }
     });
-    http1::serve(listener, move |_| service.clone(), signals.first()).await;
+    http::serve(listener, move |_| service.clone(), signals.first()).await;
     Ok(())
 }
 

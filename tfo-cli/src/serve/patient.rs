@@ -9,17 +9,28 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Sleep, sleep};
 
 /// Fails if what is written makes no progress at all for so long: whoever never reads its answer must
-/// not hold its place.
+/// not hold its place. Nor must one who says nothing at all.
 pub(super) struct Patient<S> {
     stream: S,
     patience: Duration,
     /// Runs while a write waits.
     waiting: Option<Pin<Box<Sleep>>>,
+    /// Runs until the protocol is known.
+    beginning: Option<(Pin<Box<Sleep>>, usize)>,
 }
+
+/// As many bytes tell HTTP/2 from HTTP/1.
+const PREFACE: usize = 24;
 
 impl<S> Patient<S> {
     pub(super) fn new(stream: S, patience: Duration) -> Self {
-        Self { stream, patience, waiting: None }
+        Self { stream, patience, waiting: None, beginning: None }
+    }
+
+    /// Fails as well if the first bytes, which tell the protocol, take longer.
+    pub(super) fn beginning_within(mut self, patience: Duration) -> Self {
+        self.beginning = Some((Box::pin(sleep(patience)), 0));
+        self
     }
 
     fn limited<T>(&mut self, cx: &mut Context<'_>, poll: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
@@ -39,7 +50,16 @@ impl<S: AsyncRead + Unpin> AsyncRead for Patient<S> {
         cx: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_read(cx, buffer)
+        let before = buffer.filled().len();
+        let poll = Pin::new(&mut self.stream).poll_read(cx, buffer);
+        let Some((deadline, seen)) = &mut self.beginning else { return poll };
+        *seen += buffer.filled().len() - before;
+        if *seen >= PREFACE {
+            self.beginning = None;
+        } else if poll.is_pending() && deadline.as_mut().poll(cx).is_ready() {
+            return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
+        }
+        poll
     }
 }
 
@@ -78,6 +98,19 @@ mod tests {
     use super::*;
 
     const PATIENCE: Duration = Duration::from_millis(200);
+
+    #[tokio::test]
+    async fn who_says_nothing_is_given_up_and_who_has_begun_is_not() {
+        for said in [0, 23, 24] {
+            let (near, mut far) = tokio::io::duplex(64);
+            let mut patient = Patient::new(near, PATIENCE).beginning_within(PATIENCE);
+            far.write_all(&vec![0; said]).await.unwrap();
+            patient.read_exact(&mut vec![0; said]).await.unwrap();
+            let more = tokio::time::timeout(PATIENCE * 3, patient.read_u8()).await;
+            assert_eq!(more.is_ok(), said < 24, "{said}");
+            assert!(more.is_err() || more.unwrap().unwrap_err().kind() == io::ErrorKind::TimedOut);
+        }
+    }
 
     #[tokio::test]
     async fn who_never_reads_is_given_up_and_who_reads_slowly_is_not() {

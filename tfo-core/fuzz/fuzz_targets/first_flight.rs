@@ -3,7 +3,7 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use tfo_core::first_flight::{Classifier, FirstFlight};
+use tfo_core::first_flight::{Classifier, FirstFlight, Methods};
 
 #[path = "../../tests/support/mod.rs"]
 mod support;
@@ -18,6 +18,8 @@ fuzz_target!(|input: &[u8]| {
     oracle::check(flight);
     let beginning = &flight[..flight.len() * usize::from(end) / 255];
     oracle::check(beginning);
+    oracle::check_by(Methods::Idempotent, flight);
+    oracle::check_by(Methods::Idempotent, beginning);
     let (fewer, more) = (FirstFlight::classify(beginning), FirstFlight::classify(flight));
     assert!(fewer.requests() <= more.requests(), "{fewer:?} became {more:?}");
     let vouched = Classifier::new().vouch_for_tls_early_data(true).classify(flight);

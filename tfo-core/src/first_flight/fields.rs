@@ -76,6 +76,13 @@ pub(super) fn trim(mut value: &[u8]) -> &[u8] {
     value
 }
 
+/// RFC 9110 8.6: `1*DIGIT`, of a size that no parser overflows at, and in the form in which all write it.
+pub(super) fn decimal(value: &[u8]) -> Option<usize> {
+    let is_plain = matches!(value, [b'0'] | [b'1'..=b'9', ..]) && value.len() <= 9;
+    let digits = value.iter().map(|&byte| byte.is_ascii_digit().then(|| usize::from(byte - b'0')));
+    digits.take_while(|_| is_plain).try_fold(0, |sum, digit| Some(10 * sum + digit?)).filter(|_| is_plain)
+}
+
 fn is(name: &[u8], canonical: &[u8]) -> bool {
     name.len() == canonical.len()
         && name.iter().zip(canonical).all(|(&byte, &wanted)| match byte.to_ascii_lowercase() {
@@ -114,6 +121,15 @@ mod tests {
         assert_eq!(Field::of(&longer), Field::Plain);
         assert_eq!(Field::of(b"x-http-method-override"), Field::MethodOverride);
         assert_eq!(Field::LONGEST, 22);
+    }
+
+    #[test]
+    fn lengths_are_plain_numbers() {
+        assert_eq!((decimal(b"0"), decimal(b"7"), decimal(b"120")), (Some(0), Some(7), Some(120)));
+        assert_eq!(decimal(b"999999999"), Some(999_999_999));
+        for value in [&b""[..], b"00", b"07", b"+7", b"-7", b"7 ", b"7,7", b"0x7", b"1000000000"] {
+            assert_eq!(decimal(value), None, "{}", value.escape_ascii());
+        }
     }
 
     #[test]

@@ -42,11 +42,11 @@ pub(super) struct Table {
 }
 
 impl Table {
-    /// Reads `block` and returns whether it has a `:method`, which then is a safe one.
+    /// Reads `block` and returns what it says of its `:method`, which then is an allowed one; `None` if it has none.
     ///
     /// Only a block that was read to its end and has a `:method` is provably safe.
-    pub(super) fn scan(&mut self, block: &[u8], rules: &Classifier) -> Result<bool, End> {
-        let mut has_method = false;
+    pub(super) fn scan(&mut self, block: &[u8], rules: &Classifier) -> Result<Option<Method>, End> {
+        let mut method = None;
         let mut rest = block;
         // RFC 7541 4.2: a size update "MUST occur at the beginning of the first header block".
         while let [0x20..=0x3f, ..] = rest {
@@ -92,14 +92,20 @@ impl Table {
             let value = value.read(|_, byte| fields::is_value_byte(byte))?;
             match name {
                 Name::Plain => {}
-                Name::Method if has_method => return Err(End::Unsafe(Stop::MalformedRequest)),
-                Name::Method if rules.allows(value.get()) => has_method = true,
+                Name::Method if method.is_some() => return Err(End::Unsafe(Stop::MalformedRequest)),
+                Name::Method if rules.allows(value.get()) => {
+                    method = Some(Method { may_have_body: rules.allows_body(value.get()) });
+                }
                 Name::Method => return Err(End::Unsafe(Stop::UnsafeMethod)),
                 Name::ContentLength if value.get() == b"0" => {}
+                // HTTP/2 does not need it to find the end, but a gateway to HTTP/1 will.
+                Name::ContentLength
+                    if method.is_some_and(|method| method.may_have_body)
+                        && fields::decimal(value.get()).is_some() => {}
                 Name::ContentLength => return Err(End::Unsafe(Stop::RequestBody)),
             }
         }
-        Ok(has_method)
+        Ok(method)
     }
 
     /// What the name at `index` means.
@@ -117,6 +123,12 @@ impl Table {
             _ => Ok(Name::Plain),
         }
     }
+}
+
+/// The `:method` of a block that is allowed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Method {
+    pub(super) may_have_body: bool,
 }
 
 /// RFC 9113 6.5.2: the table size that a client must assume before it has seen the server's SETTINGS.
@@ -257,7 +269,7 @@ mod tests {
     use super::*;
 
     fn scan(block: &[u8]) -> Result<bool, End> {
-        Table::default().scan(block, &Classifier::new())
+        Table::default().scan(block, &Classifier::new()).map(|method| method.is_some())
     }
 
     fn plain(bytes: &[u8]) -> Vec<u8> {
@@ -329,19 +341,21 @@ mod tests {
     fn the_dynamic_table_may_be_used_until_it_may_tell() {
         let rules = Classifier::new();
         let mut table = Table::default();
-        assert_eq!(table.scan(&[&b"\x82"[..], &literal(0x40, b"a", b"b")].concat(), &rules), Ok(true));
-        assert_eq!(table.scan(b"\x82\xbe", &rules), Ok(true));
-        assert_eq!(table.scan(b"\x82\x7e\x01c", &rules), Ok(true));
+        const GET: Result<Option<Method>, End> = Ok(Some(Method { may_have_body: false }));
+        const UNSEEN: Result<Option<Method>, End> = Err(End::Unsafe(Stop::CompressedHeaders));
+        assert_eq!(table.scan(&[&b"\x82"[..], &literal(0x40, b"a", b"b")].concat(), &rules), GET);
+        assert_eq!(table.scan(b"\x82\xbe", &rules), GET);
+        assert_eq!(table.scan(b"\x82\x7e\x01c", &rules), GET);
         // Not inserted, so not in the table.
-        assert_eq!(table.scan(b"\x02\x03GET\x0f\x0d\x010\xbe", &rules), Ok(true));
+        assert_eq!(table.scan(b"\x02\x03GET\x0f\x0d\x010\xbe", &rules), GET);
         for insert in [&b"\x42\x03GET"[..], b"\x82\x5c\x010", b"\x40\x07:method\x03GET"] {
             let mut table = table;
-            assert_eq!(table.scan(insert, &rules), Ok(true));
-            assert_eq!(table.scan(b"\x82\x84", &rules), Ok(true));
-            assert_eq!(table.scan(b"\x82\xbe", &rules), HIDDEN);
-            assert_eq!(table.scan(b"\x82\x7e\x015", &rules), HIDDEN);
-            assert_eq!(table.scan(b"\x82\x0f\x2f\x015", &rules), HIDDEN);
-            assert_eq!(table.scan(b"\x82\xff\x10", &rules), HIDDEN);
+            assert_eq!(table.scan(insert, &rules), GET);
+            assert_eq!(table.scan(b"\x82\x84", &rules), GET);
+            assert_eq!(table.scan(b"\x82\xbe", &rules), UNSEEN);
+            assert_eq!(table.scan(b"\x82\x7e\x015", &rules), UNSEEN);
+            assert_eq!(table.scan(b"\x82\x0f\x2f\x015", &rules), UNSEEN);
+            assert_eq!(table.scan(b"\x82\xff\x10", &rules), UNSEEN);
         }
         // In the same block.
         assert_eq!(scan(b"\x42\x03GET\xbe"), HIDDEN);

@@ -24,6 +24,7 @@ pub(super) fn classify(flight: &[u8], rules: &Classifier) -> FirstFlight {
                 if head.upgrade && !rest.is_empty() {
                     break Some(Stop::BehindUpgrade);
                 }
+                rest = rest.get(head.body..).unwrap_or_default();
             }
             Err(End::Unfinished) => {
                 rest = &[];
@@ -42,21 +43,24 @@ pub(super) fn classify(flight: &[u8], rules: &Classifier) -> FirstFlight {
     }
 }
 
-/// A complete head of a safe request without a body.
+/// A complete head of a request that may be processed twice.
 struct Head<'a> {
     /// Whether it asks to change the protocol.
     upgrade: bool,
+    /// The length of its body.
+    body: usize,
     /// What follows it.
     rest: &'a [u8],
 }
 
 /// RFC 9112 2.1: `start-line CRLF *( field-line CRLF ) CRLF`.
 fn head<'a>(bytes: &'a [u8], rules: &Classifier) -> Result<Head<'a>, End> {
-    let mut rest = request_line(bytes, rules)?;
+    let (mut rest, may_have_body) = request_line(bytes, rules)?;
     let mut upgrade = false;
+    let mut length = None;
     loop {
         if let [b'\r', ..] = rest {
-            return Ok(Head { upgrade, rest: expect(rest, b"\r\n")? });
+            return Ok(Head { upgrade, body: length.unwrap_or(0), rest: expect(rest, b"\r\n")? });
         }
         let name;
         (name, rest) = field_name(rest)?;
@@ -67,9 +71,13 @@ fn head<'a>(bytes: &'a [u8], rules: &Classifier) -> Result<Head<'a>, End> {
             Field::Upgrade => upgrade = true,
             // RFC 9112 6.3: no body follows only if neither of these says so. The value may be unfinished: it may
             // become `0` only if nothing or `0` is there.
-            Field::ContentLength => match fields::trim(value) {
-                b"0" => {}
-                b"" if behind.is_empty() => {}
+            Field::ContentLength => match (fields::trim(value), length) {
+                (b"0", None | Some(0)) => length = Some(0),
+                (b"", None | Some(0)) if behind.is_empty() => {}
+                // Where the body ends, the next request begins: only what all parsers read alike.
+                (value, None) if may_have_body && name.eq_ignore_ascii_case(b"content-length") => {
+                    length = Some(fields::decimal(value).ok_or(End::Unsafe(Stop::RequestBody))?);
+                }
                 _ => return Err(End::Unsafe(Stop::RequestBody)),
             },
             Field::TransferEncoding => return Err(End::Unsafe(Stop::RequestBody)),
@@ -81,9 +89,10 @@ fn head<'a>(bytes: &'a [u8], rules: &Classifier) -> Result<Head<'a>, End> {
     }
 }
 
-/// RFC 9112 3: `method SP request-target SP HTTP-version`, and CRLF.
-fn request_line<'a>(bytes: &'a [u8], rules: &Classifier) -> Result<&'a [u8], End> {
-    let rest = method(bytes, rules)?;
+/// RFC 9112 3: `method SP request-target SP HTTP-version`, and CRLF. Returns what follows, and whether such a request
+/// may have a body.
+fn request_line<'a>(bytes: &'a [u8], rules: &Classifier) -> Result<(&'a [u8], bool), End> {
+    let (rest, may_have_body) = method(bytes, rules)?;
     let len = target_len(rest);
     if len == 0 && !rest.is_empty() {
         return Err(End::Unsafe(Stop::MalformedRequest));
@@ -91,17 +100,17 @@ fn request_line<'a>(bytes: &'a [u8], rules: &Classifier) -> Result<&'a [u8], End
     let rest = expect(rest.get(len..).unwrap_or_default(), b" HTTP/1.")?;
     match rest {
         [] => Err(End::Unfinished),
-        [b'0' | b'1', rest @ ..] => expect(rest, b"\r\n"),
+        [b'0' | b'1', rest @ ..] => Ok((expect(rest, b"\r\n")?, may_have_body)),
         _ => Err(End::Unsafe(Stop::MalformedRequest)),
     }
 }
 
-/// What follows the method and its space.
+/// What follows the method and its space, and whether such a request may have a body.
 #[inline]
-fn method<'a>(bytes: &'a [u8], rules: &Classifier) -> Result<&'a [u8], End> {
-    for &method in rules.methods() {
+fn method<'a>(bytes: &'a [u8], rules: &Classifier) -> Result<(&'a [u8], bool), End> {
+    for &method in rules.allowed() {
         if let Some([b' ', rest @ ..]) = bytes.strip_prefix(method) {
-            return Ok(rest);
+            return Ok((rest, rules.allows_body(method)));
         }
     }
     Err(End::Unsafe(not_a_method(bytes)))
@@ -220,9 +229,47 @@ const fn equal(word: u64, byte: u8) -> u64 {
 
 #[cfg(test)]
 mod tests {
+    use super::super::Methods;
     use super::*;
 
     const GET: &[u8] = b"GET / HTTP/1.1\r\nHost: example.org\r\n\r\n";
+
+    #[test]
+    fn idempotent_requests_ride_by_choice_with_their_bodies() {
+        let rules = Classifier::new().methods(Methods::Idempotent);
+        let put =
+            |head: &str, body: &str| format!("PUT /a HTTP/1.1\r\nHost: h\r\n{head}\r\n{body}").into_bytes();
+        let whole = [&put("Content-Length: 4\r\n", "body")[..], b"DELETE /a HTTP/1.1\r\n\r\n", GET].concat();
+        assert_eq!(rules.classify(&whole), FirstFlight::whole(Protocol::Http1, whole.len(), 3));
+        assert_eq!(FirstFlight::classify(&whole).stop(), Some(Stop::UnsafeMethod));
+        // Its end is still to come, and harmless before.
+        let begun = put("Content-Length: 40\r\n", "body");
+        assert_eq!(rules.classify(&begun), FirstFlight::whole(Protocol::Http1, begun.len(), 1));
+        for (length, behind, stop) in [
+            ("Content-Length: 4\r\n", "POST / HTTP/1.1\r\n\r\n", Stop::UnsafeMethod),
+            ("Content-Length: 4\r\n", "more", Stop::UnfinishedMethod),
+        ] {
+            let put = put(length, "body");
+            let seen = rules.classify(&[&put[..], behind.as_bytes()].concat());
+            assert_eq!((seen.cut(), seen.requests(), seen.stop()), (put.len(), 1, Some(stop)), "{behind}");
+        }
+        for head in [
+            "Content-Length: 04\r\n",
+            "Content-Length: +4\r\n",
+            "Content_Length: 4\r\n",
+            "Content-Length: 4\r\nContent-Length: 4\r\n",
+            "Content-Length: 4\r\nContent-Length: 0\r\n",
+            "Content-Length: 0\r\nContent-Length: 4\r\n",
+            "Transfer-Encoding: chunked\r\n",
+        ] {
+            let seen = rules.classify(&put(head, "body"));
+            assert_eq!((seen.cut(), seen.stop()), (0, Some(Stop::RequestBody)), "{head}");
+        }
+        let get = rules.classify(b"GET / HTTP/1.1\r\nContent-Length: 4\r\n\r\nbody");
+        assert_eq!(get.stop(), Some(Stop::RequestBody));
+        let upgrade = rules.classify(&put("Upgrade: x\r\nContent-Length: 4\r\n", "body"));
+        assert_eq!(upgrade.stop(), Some(Stop::BehindUpgrade));
+    }
 
     /// What is behind one safe request.
     fn behind(second: &[u8]) -> (usize, Option<Stop>) {

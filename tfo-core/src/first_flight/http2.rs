@@ -1,6 +1,6 @@
 //! HTTP/2 with prior knowledge (RFC 9113 3.3): frames, and the requests in them.
 
-use super::{Classifier, End, FirstFlight, Protocol, Stop, hpack};
+use super::{Classifier, End, FirstFlight, Methods, Protocol, Stop, hpack};
 
 /// RFC 9113 3.4: what a client sends first.
 pub(super) const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
@@ -59,6 +59,9 @@ struct Connection {
     settled: bool,
     /// The stream of the last request.
     last_stream: u32,
+    /// The streams whose request has a body to come, one bit each: stream 1 is the lowest. Those behind the 64th have
+    /// no bit, and may have no body.
+    open: u64,
     requests: usize,
     table: hpack::Table,
 }
@@ -74,6 +77,7 @@ impl Connection {
         let (payload, behind) = rest.split_at(head.len.min(rest.len()));
         match head.kind {
             HEADERS => self.headers(&head, payload, rules)?,
+            DATA => self.data(&head)?,
             _ => head.check_control(self.settled)?,
         }
         if payload.len() < head.len {
@@ -107,6 +111,7 @@ impl Connection {
             // RFC 9113 3.4: the preface "MUST be followed by a SETTINGS frame".
             _ if !self.settled => Err(End::Unsafe(Stop::MalformedFrame)),
             HEADERS | PRIORITY | RST_STREAM | PING | GOAWAY | WINDOW_UPDATE | PRIORITY_UPDATE => Ok(()),
+            DATA if self.open != 0 => Ok(()),
             DATA => Err(End::Unsafe(Stop::RequestBody)),
             // CONTINUATION belongs to a block that was not scanned, PUSH_PROMISE is not for clients, and what an
             // extension does is not known.
@@ -121,7 +126,8 @@ impl Connection {
         if head.stream.is_multiple_of(2) || head.stream <= self.last_stream {
             return Err(End::Unsafe(Stop::MalformedFrame));
         }
-        if !head.has(END_STREAM) {
+        let has_body = !head.has(END_STREAM);
+        if has_body && rules.methods == Methods::Safe {
             return Err(End::Unsafe(Stop::RequestBody));
         }
         if !head.has(END_HEADERS) {
@@ -129,18 +135,39 @@ impl Connection {
         }
         let is_whole = payload.len() == head.len;
         match head.block(payload).and_then(|block| self.table.scan(block, rules)) {
-            Ok(true) if is_whole => {
+            Ok(Some(method)) if has_body && !method.may_have_body => Err(End::Unsafe(Stop::RequestBody)),
+            Ok(Some(_)) if is_whole => {
+                if has_body {
+                    self.open |= bit(head.stream).ok_or(End::Unsafe(Stop::RequestBody))?;
+                }
                 self.last_stream = head.stream;
                 self.requests += 1;
                 Ok(())
             }
             // Some servers take a default for what is missing.
-            Ok(false) if is_whole => Err(End::Unsafe(Stop::MalformedRequest)),
+            Ok(None) if is_whole => Err(End::Unsafe(Stop::MalformedRequest)),
             Err(End::Unfinished) if is_whole => Err(End::Unsafe(Stop::CompressedHeaders)),
             Ok(_) | Err(End::Unfinished) => Err(End::Unfinished),
             Err(end) => Err(end),
         }
     }
+}
+
+impl Connection {
+    /// RFC 9113 6.1: a part of the body of a request that was let through.
+    fn data(&mut self, head: &Head) -> Result<(), End> {
+        let bit = bit(head.stream).filter(|bit| self.open & bit != 0);
+        let bit = bit.ok_or(End::Unsafe(Stop::RequestBody))?;
+        if head.has(END_STREAM) {
+            self.open &= !bit;
+        }
+        Ok(())
+    }
+}
+
+/// The bit of a client's stream, if it has one.
+fn bit(stream: u32) -> Option<u64> {
+    1_u64.checked_shl(stream / 2).filter(|_| !stream.is_multiple_of(2))
 }
 
 /// The head of a frame.
@@ -326,6 +353,43 @@ mod tests {
         for (second, stop) in cases {
             assert_eq!(classify(&[get(1), second.clone(), get(9)]), (before, 1, Some(stop)), "{second:x?}");
         }
+    }
+
+    #[test]
+    fn idempotent_requests_ride_by_choice_with_their_bodies() {
+        let rules = Classifier::new().methods(Methods::Idempotent);
+        let put = b"\x02\x03PUT\x84\x86";
+        let with_length = [&put[..], b"\x0f\x0d\x014"].concat();
+        let data = |stream, flags| frame(DATA, flags, stream, b"body");
+        let frames = [
+            frame(HEADERS, END_HEADERS, 1, put),
+            frame(HEADERS, END_HEADERS, 3, &with_length),
+            data(1, 0),
+            get(5),
+            data(3, END_STREAM),
+            data(1, END_STREAM),
+            frame(HEADERS, END_HEADERS | END_STREAM, 7, b"\x02\x06DELETE"),
+        ];
+        let whole = flight(&frames);
+        assert_eq!(rules.classify(&whole), FirstFlight::whole(Protocol::Http2, whole.len(), 4));
+        assert_eq!(classify(&frames), (0, 0, Some(Stop::RequestBody)));
+        for (last, stop) in [
+            (data(1, 0), Stop::RequestBody),
+            (data(5, 0), Stop::RequestBody),
+            (data(0, 0), Stop::RequestBody),
+            (data(9, 0), Stop::RequestBody),
+            (frame(HEADERS, END_HEADERS, 9, GET), Stop::RequestBody),
+            (frame(HEADERS, END_HEADERS, 9, b"\x83"), Stop::UnsafeMethod),
+            (frame(HEADERS, END_HEADERS, 9, b"\x0f\x0d\x014\x02\x03PUT"), Stop::RequestBody),
+            (frame(HEADERS, END_HEADERS, 9, b"\x02\x03PUT\x0f\x0d\x01x"), Stop::RequestBody),
+            (frame(HEADERS, END_HEADERS | END_STREAM, 3, put), Stop::MalformedFrame),
+            (frame(HEADERS, END_HEADERS, 129, put), Stop::RequestBody),
+        ] {
+            let more = [whole.clone(), last.clone()].concat();
+            let seen = rules.classify(&more);
+            assert_eq!((seen.cut(), seen.requests(), seen.stop()), (whole.len(), 4, Some(stop)), "{last:x?}");
+        }
+        assert_eq!((bit(1), bit(127), bit(129), bit(2)), (Some(1), Some(1 << 63), None, None));
     }
 
     #[test]

@@ -76,7 +76,7 @@ impl FirstFlight {
         self.protocol
     }
 
-    /// How many complete requests the cut holds. All of them are safe. Always 0 for TLS.
+    /// How many requests with a complete head the cut holds. All of them are safe. Always 0 for TLS.
     #[must_use]
     pub const fn requests(&self) -> usize {
         self.requests
@@ -179,14 +179,36 @@ impl fmt::Display for Stop {
 /// The default takes nothing on trust: safe methods only, and no TLS early data.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Classifier {
+    methods: Methods,
     tls_early_data: bool,
+}
+
+/// Which methods a request may have that may be processed twice.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Methods {
+    /// GET, HEAD, OPTIONS and TRACE, without a body (RFC 9110 9.2.1).
+    #[default]
+    Safe,
+    /// These, and PUT and DELETE, which may have a body (RFC 9110 9.2.2).
+    ///
+    /// Twice is as good as once, if nothing else happens between: a copy of the SYN that comes late undoes what was
+    /// done since.
+    Idempotent,
 }
 
 impl Classifier {
     /// The default rules.
     #[must_use]
     pub const fn new() -> Self {
-        Self { tls_early_data: false }
+        Self { methods: Methods::Safe, tls_early_data: false }
+    }
+
+    /// Which methods count as replay-safe. Default: [`Methods::Safe`].
+    #[must_use]
+    pub const fn methods(mut self, methods: Methods) -> Self {
+        self.methods = methods;
+        self
     }
 
     /// Whether TLS early data (RFC 8446 2.3) counts as replay-safe. Default: no.
@@ -215,16 +237,25 @@ impl Classifier {
     /// The methods whose requests may be processed twice: the one place that knows them.
     ///
     /// RFC 9110 9.2.1: "Of the request methods defined by this specification, the GET, HEAD, OPTIONS, and TRACE
-    /// methods are defined to be safe." Frequent ones first: they are compared in this order.
-    const fn methods(&self) -> &'static [&'static [u8]] {
-        &[b"GET", b"HEAD", b"OPTIONS", b"TRACE"]
+    /// methods are defined to be safe." RFC 9110 9.2.2: "PUT, DELETE, and safe request methods are idempotent."
+    /// Frequent ones first: they are compared in this order.
+    const fn allowed(&self) -> &'static [&'static [u8]] {
+        match self.methods {
+            Methods::Safe => &[b"GET", b"HEAD", b"OPTIONS", b"TRACE"],
+            Methods::Idempotent => &[b"GET", b"HEAD", b"OPTIONS", b"TRACE", b"PUT", b"DELETE"],
+        }
     }
 
     /// Whether a request with this method may be processed twice.
     ///
     /// RFC 9110 9.1: "The method token is case-sensitive".
     fn allows(&self, method: &[u8]) -> bool {
-        self.methods().contains(&method)
+        self.allowed().contains(&method)
+    }
+
+    /// Whether such a request may have a body. With a safe method nobody knows what a body is for (RFC 9110 9.3.1).
+    fn allows_body(&self, method: &[u8]) -> bool {
+        self.methods == Methods::Idempotent && matches!(method, b"PUT" | b"DELETE")
     }
 }
 

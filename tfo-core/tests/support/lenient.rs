@@ -5,19 +5,22 @@
 
 use super::hpack::{self, STATIC};
 use super::oracle::Seen;
+use tfo_core::first_flight::Methods;
 
 /// HTTP/1 with every liberty that some server has taken: lines end with CRLF, LF or CR, lines in front of a request are
 /// skipped if empty, white space surrounds names, folded lines count as fields, and a version is not required.
-pub fn http1(bytes: &[u8]) -> Seen {
-    let mut seen = Seen::default();
+pub fn http1(methods: Methods, bytes: &[u8]) -> Seen {
+    let mut seen = Seen::by(methods);
     let mut rest = bytes;
     'request: while let Some(line) = line(&mut rest) {
         if line.is_empty() {
             continue;
         }
         let method = line.split(|byte| byte.is_ascii_whitespace()).next().unwrap_or_default();
-        seen.require(is_safe(method), "unsafe method");
+        seen.require(seen.allows(method), "unsafe method");
+        let may_have_body = seen.allows_body(method);
         let mut upgrade = false;
+        let mut body = 0;
         if line.windows(5).any(|window| window.eq_ignore_ascii_case(b"HTTP/")) {
             loop {
                 let Some(line) = self::line(&mut rest) else {
@@ -29,12 +32,16 @@ pub fn http1(bytes: &[u8]) -> Seen {
                 }
                 let (name, value) =
                     line.split_at(line.iter().position(|&byte| byte == b':').unwrap_or(line.len()));
-                upgrade |=
-                    field(&mut seen, name.trim_ascii(), value.get(1..).unwrap_or_default().trim_ascii());
+                let (name, value) = (name.trim_ascii(), value.get(1..).unwrap_or_default().trim_ascii());
+                upgrade |= field(&mut seen, name, value, may_have_body);
+                if name.eq_ignore_ascii_case(b"content-length") {
+                    body = str::from_utf8(value).ok().and_then(|value| value.parse().ok()).unwrap_or(0);
+                }
             }
         }
         seen.requests += 1;
         seen.require(!upgrade || rest.iter().all(|&byte| byte == b'\n'), "behind an upgrade");
+        rest = rest.get(body..).unwrap_or_default();
     }
     seen
 }
@@ -47,8 +54,10 @@ fn line<'a>(rest: &mut &'a [u8]) -> Option<&'a [u8]> {
 }
 
 /// HTTP/2 with a whole HPACK decoder and no other demands: every block on every stream is a request.
-pub fn http2(bytes: &[u8]) -> Seen {
-    let mut seen = Seen::default();
+pub fn http2(methods: Methods, bytes: &[u8]) -> Seen {
+    let mut seen = Seen::by(methods);
+    // Which streams may have a body, as far as their heads say.
+    let mut with_body = Vec::new();
     let mut rest = &bytes[24..];
     let mut reader = Reader::default();
     let mut block = Vec::new();
@@ -59,10 +68,11 @@ pub fn http2(bytes: &[u8]) -> Seen {
         };
         rest = behind;
         let flags = head[4];
+        let mut is_open = false;
         match head[3] {
-            0 => seen.require(false, "body"),
+            0 => seen.require(with_body.iter().any(|stream: &Vec<u8>| stream[..] == head[5..]), "body"),
             1 => {
-                seen.require(flags & 1 != 0, "body");
+                is_open = flags & 1 == 0;
                 let padding =
                     if flags & 8 != 0 { usize::from(payload.first().copied().unwrap_or(0)) } else { 0 };
                 let front = usize::from(flags & 8 != 0) + if flags & 0x20 != 0 { 5 } else { 0 };
@@ -73,15 +83,20 @@ pub fn http2(bytes: &[u8]) -> Seen {
             _ => continue,
         }
         if flags & 4 != 0 && head[3] != 0 {
-            let mut methods = 0;
+            let (mut methods, mut may_have_body) = (0, false);
             let is_read = reader.read(&block, |name, value| {
                 if name == b":method" {
                     methods += 1;
-                    seen.require(is_safe(value), "unsafe method");
+                    seen.require(seen.allows(value), "unsafe method");
+                    may_have_body = seen.allows_body(value);
                 }
                 seen.require(name != b":protocol", "extended CONNECT");
-                field(&mut seen, name, value);
+                field(&mut seen, name, value, may_have_body);
             });
+            seen.require(!is_open || may_have_body, "body");
+            if is_open {
+                with_body.push(head[5..].to_vec());
+            }
             if is_read.is_none() {
                 break;
             }
@@ -92,12 +107,8 @@ pub fn http2(bytes: &[u8]) -> Seen {
     seen
 }
 
-fn is_safe(method: &[u8]) -> bool {
-    matches!(method, b"GET" | b"HEAD" | b"OPTIONS" | b"TRACE")
-}
-
 /// Looks at a field; returns whether it asks for another protocol.
-fn field(seen: &mut Seen, name: &[u8], value: &[u8]) -> bool {
+fn field(seen: &mut Seen, name: &[u8], value: &[u8], may_have_body: bool) -> bool {
     let folded: Vec<u8> = name
         .iter()
         .map(|&byte| if byte.is_ascii_alphanumeric() { byte.to_ascii_lowercase() } else { b'-' })
@@ -107,7 +118,7 @@ fn field(seen: &mut Seen, name: &[u8], value: &[u8]) -> bool {
             seen.require(false, "method override")
         }
         b"transfer-encoding" => seen.require(false, "transfer encoding"),
-        b"content-length" => seen.require(value == b"0", "content length"),
+        b"content-length" => seen.require(value == b"0" || may_have_body, "content length"),
         b"upgrade" => return true,
         _ => {}
     }

@@ -14,13 +14,15 @@ use bytes::Bytes;
 use http_body_util::Empty;
 use hyper::body::Body;
 use hyper::service::service_fn;
-use tfo_core::first_flight::FirstFlight;
+use tfo_core::first_flight::{Classifier, Methods};
 
 use super::lenient;
 
 /// What a server saw.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Seen {
+    /// What it holds for safe.
+    pub methods: Methods,
     /// How many requests it would have acted on.
     pub requests: usize,
     /// What was wrong with the first that was not safe.
@@ -30,6 +32,20 @@ pub struct Seen {
 }
 
 impl Seen {
+    pub fn by(methods: Methods) -> Self {
+        Self { methods, ..Self::default() }
+    }
+
+    /// Whether a request with this method may be processed twice.
+    pub fn allows(&self, method: &[u8]) -> bool {
+        matches!(method, b"GET" | b"HEAD" | b"OPTIONS" | b"TRACE") || self.allows_body(method)
+    }
+
+    /// Whether such a request may have a body.
+    pub fn allows_body(&self, method: &[u8]) -> bool {
+        self.methods == Methods::Idempotent && matches!(method, b"PUT" | b"DELETE")
+    }
+
     /// Notes `what` as the first violation unless all `is_well`.
     pub fn require(&mut self, is_well: bool, what: &'static str) {
         if !is_well && self.violation.is_none() {
@@ -40,11 +56,10 @@ impl Seen {
     fn request<B>(&mut self, request: &http::Request<B>, has_body: bool) {
         self.require(!self.has_upgrade, "behind an upgrade");
         self.requests += 1;
-        self.require(
-            matches!(request.method().as_str(), "GET" | "HEAD" | "OPTIONS" | "TRACE"),
-            "unsafe method",
-        );
-        self.require(!has_body, "body");
+        let method = request.method().as_str().as_bytes();
+        let may_have_body = self.allows_body(method);
+        self.require(self.allows(method), "unsafe method");
+        self.require(!has_body || may_have_body, "body");
         self.require(request.extensions().get::<h2::ext::Protocol>().is_none(), "extended CONNECT");
         for (name, value) in request.headers() {
             match name.as_str().replace('_', "-").as_str() {
@@ -52,7 +67,9 @@ impl Seen {
                     self.require(false, "method override");
                 }
                 "transfer-encoding" => self.require(false, "transfer encoding"),
-                "content-length" => self.require(value.as_bytes() == b"0", "content length"),
+                "content-length" => {
+                    self.require(value.as_bytes() == b"0" || may_have_body, "content length");
+                }
                 "upgrade" => self.has_upgrade = true,
                 _ => {}
             }
@@ -64,24 +81,31 @@ impl Seen {
 ///
 /// Returns what they saw; panics when any of them would act on a request that is not safe.
 pub fn check(flight: &[u8]) -> Seen {
-    let class = FirstFlight::classify(flight);
+    check_by(Methods::Safe, flight)
+}
+
+/// The same, by other rules.
+pub fn check_by(methods: Methods, flight: &[u8]) -> Seen {
+    let rules = Classifier::new().methods(methods);
+    let class = rules.classify(flight);
     let cut = flight.get(..class.cut()).expect("the cut is inside the flight");
     let tell = || format!("{class:?}\n  flight {}\n  cut    {}", flight.escape_ascii(), cut.escape_ascii());
     assert_eq!(class.is_whole(), cut.len() == flight.len(), "{}", tell());
-    let again = FirstFlight::classify(cut);
+    let again = rules.classify(cut);
     assert!(again.is_whole(), "the cut itself is not whole: {again:?}\n{}", tell());
     assert_eq!(again.requests(), class.requests(), "{}", tell());
 
-    let seen = see(cut);
+    let seen = see_by(methods, cut);
     assert_eq!(seen.violation, None, "{seen:?}\n{}", tell());
     assert!(seen.requests <= class.requests(), "a server saw more requests: {seen:?}\n{}", tell());
-    let careless = see_all(cut);
+    let careless = see_all_by(methods, cut);
     assert_eq!(careless.violation, None, "lenient: {careless:?}\n{}", tell());
     // A lone CR at the end may be taken for the end of the head.
     let more = usize::from(!is_http2(cut) && cut.ends_with(b"\r"));
     assert!(class.requests() <= careless.requests, "lenient: {careless:?}\n{}", tell());
     assert!(careless.requests <= class.requests() + more, "lenient: {careless:?}\n{}", tell());
-    if !is_http2(cut) {
+    // httparse knows no bodies.
+    if !is_http2(cut) && methods == Methods::Safe {
         let parsed = httparse(cut);
         assert_eq!(parsed.violation, None, "httparse: {parsed:?}\n{}", tell());
         assert_eq!(parsed.requests, class.requests(), "httparse: {parsed:?}\n{}", tell());
@@ -91,15 +115,23 @@ pub fn check(flight: &[u8]) -> Seen {
 
 /// What the server of the protocol in question makes of `bytes`.
 pub fn see(bytes: &[u8]) -> Seen {
-    if is_http2(bytes) { http2(bytes) } else { http1(bytes) }
+    see_by(Methods::Safe, bytes)
+}
+
+fn see_by(methods: Methods, bytes: &[u8]) -> Seen {
+    if is_http2(bytes) { http2(methods, bytes) } else { http1(methods, bytes) }
 }
 
 /// What a server that takes anything makes of `bytes`; of TLS nothing.
 pub fn see_all(bytes: &[u8]) -> Seen {
+    see_all_by(Methods::Safe, bytes)
+}
+
+fn see_all_by(methods: Methods, bytes: &[u8]) -> Seen {
     match bytes.first() {
         None | Some(0x16) => Seen::default(),
-        _ if is_http2(bytes) => lenient::http2(bytes),
-        _ => lenient::http1(bytes),
+        _ if is_http2(bytes) => lenient::http2(methods, bytes),
+        _ => lenient::http1(methods, bytes),
     }
 }
 
@@ -108,8 +140,8 @@ fn is_http2(bytes: &[u8]) -> bool {
 }
 
 /// hyper's HTTP/1 server, which gets `bytes` and then the end of the stream.
-fn http1(bytes: &[u8]) -> Seen {
-    let seen = RefCell::new(Seen::default());
+fn http1(methods: Methods, bytes: &[u8]) -> Seen {
+    let seen = RefCell::new(Seen::by(methods));
     let service = service_fn(|request: http::Request<hyper::body::Incoming>| {
         let has_body = !request.body().is_end_stream();
         seen.borrow_mut().request(&request, has_body);
@@ -126,8 +158,8 @@ fn http1(bytes: &[u8]) -> Seen {
 /// The h2 server, which gets `bytes` frame by frame.
 ///
 /// It forgets requests that it has not handed out when an error follows, so it may hand out after every frame.
-fn http2(bytes: &[u8]) -> Seen {
-    let mut seen = Seen::default();
+fn http2(methods: Methods, bytes: &[u8]) -> Seen {
+    let mut seen = Seen::by(methods);
     let wire = Wire { rest: bytes, at_end: AtEnd::Silence, is_framed: true, is_paused: false };
     let mut builder = h2::server::Builder::new();
     builder.enable_connect_protocol();

@@ -10,11 +10,11 @@ use std::time::Duration;
 use futures_util::StreamExt as _;
 use futures_util::stream::FuturesUnordered;
 use socket2::Socket;
-use tfo_core::{Connect, TcpInfo, sockopt};
+use tfo_core::{Connect, TcpInfo};
 use tokio::net::TcpStream;
 use tokio::time::{sleep, timeout};
 
-use crate::config::{Config, SynData, begin_plain, register};
+use crate::config::{Config, begin_plain, register};
 use crate::error::{ConnectError, ConnectErrorKind};
 use crate::info::{ConnInfo, Reason};
 use crate::path::{self, Advice};
@@ -27,7 +27,7 @@ pub(super) async fn dial(
     mut addresses: Vec<SocketAddr>,
     dns: Option<Duration>,
 ) -> Result<TfoStream, ConnectError> {
-    if addresses.len() > 1 && config.prefer_rides && config.syn_data != SynData::Never {
+    if addresses.len() > 1 && config.prefer_rides && config.syn_data.is_wanted() {
         addresses.sort_by_cached_key(|address| !Trip::is_known_to_arrive(&config, address));
     }
     match config.connect_timeout {
@@ -84,10 +84,7 @@ async fn attempt(
     share: Option<Duration>,
 ) -> Result<TfoStream, ConnectError> {
     let info = ConnInfo::new(address, dns);
-    let mut trip = match config.syn_data {
-        SynData::Never => None,
-        SynData::SafeMethods => Some(Trip::ask(config, &address)),
-    };
+    let mut trip = config.syn_data.is_wanted().then(|| Trip::ask(config, &address));
     let result = match begin(config, &address, trip.as_ref().map(Trip::advice))? {
         Begun::Deferred(socket) => {
             let Some(trip) = trip else { return Err(ConnectError::bare(ConnectErrorKind::Socket)) };
@@ -122,7 +119,7 @@ fn begin(config: &Config, address: &SocketAddr, advice: Option<Advice>) -> Resul
     let reason = match advice {
         None => Reason::Off,
         Some(Advice::Avoid) => Reason::Avoided,
-        Some(Advice::Ride | Advice::AskCookie) => match sockopt::set_fastopen_connect(&socket, true) {
+        Some(Advice::Ride | Advice::AskCookie) => match config.want_fastopen(address, &socket) {
             Ok(()) => Reason::NoCookie,
             // Whatever the kernel has against it, an ordinary connection can still be had.
             Err(_) => Reason::Unsupported,
@@ -229,20 +226,26 @@ fn connect_error(error: io::Error) -> ConnectError {
 #[cfg(all(test, target_os = "linux"))]
 mod tests {
     use super::*;
+    use crate::policy::SynData;
 
     #[test]
     fn the_option_is_set_where_it_is_wanted_and_nothing_else_is_lost() {
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
         for syn_data in [SynData::SafeMethods, SynData::Never] {
-            let config = Config { syn_data, nodelay: true, reuse_address: true, ..Config::default() };
             let advice = (syn_data == SynData::SafeMethods).then_some(Advice::Ride);
+            let config = Config {
+                syn_data: syn_data.clone(),
+                nodelay: true,
+                reuse_address: true,
+                ..Config::default()
+            };
             let (socket, reason) = match begin(&config, &address, advice).unwrap() {
                 Begun::Handshake(socket, reason) => (socket, reason),
                 Begun::Deferred(socket) => (socket, Reason::NoCookie),
             };
             assert!(socket.tcp_nodelay().unwrap() && socket.reuse_address().unwrap());
-            let asks = sockopt::fastopen_connect(&socket).unwrap();
+            let asks = tfo_core::sockopt::fastopen_connect(&socket).unwrap();
             assert_eq!(asks, reason == Reason::NoCookie, "{reason:?}");
             assert!(syn_data == SynData::SafeMethods || reason == Reason::Off);
         }

@@ -1,4 +1,5 @@
 mod dial;
+mod warm;
 
 use std::fmt;
 use std::future::Future;
@@ -12,12 +13,15 @@ use http::Uri;
 use http::uri::Scheme;
 use hyper_util::client::legacy::connect::dns::{GaiResolver, Name};
 use hyper_util::rt::TokioIo;
+use ipnet::IpNet;
 use tower_service::Service;
 
-use crate::config::{Config, Hedge, SynData};
+use crate::config::{Config, Hedge};
 use crate::error::{BoxError, ConnectError, ConnectErrorKind};
 use crate::path::PathMemory;
+use crate::policy::SynData;
 use crate::stream::TfoStream;
+pub use warm::Warm;
 
 /// A connector for hyper whose first flight rides in the SYN: it stands where `hyper_util`'s
 /// `HttpConnector` stood.
@@ -84,6 +88,16 @@ impl<R> TfoConnector<R> {
     /// Which first flights may ride in the SYN. Default [`SynData::SafeMethods`].
     pub fn set_syn_data(&mut self, syn_data: SynData) {
         self.config().syn_data = syn_data;
+    }
+
+    /// `TCP_FASTOPEN_NO_COOKIE`, for servers in these networks: the first visit rides too, and none
+    /// asks for a cookie. Default: none. Linux 4.15.
+    ///
+    /// For networks in which the servers take data without a cookie (`net.ipv4.tcp_fastopen` bit
+    /// 0x200, or the option on the listener), because nobody can forge an address there (RFC 7413
+    /// section 5): others ignore the data, and it is sent again behind the handshake.
+    pub fn set_no_cookie(&mut self, networks: impl IntoIterator<Item = IpNet>) {
+        self.config().no_cookie = networks.into_iter().collect();
     }
 
     /// Whether only the `http` scheme is allowed. Default true; TLS connectors on top need false.

@@ -24,6 +24,8 @@ use crate::path;
 pub(super) struct Attempts {
     delivery: Delivery,
     pub(super) flight: Vec<u8>,
+    /// How many leading bytes may go out before one attempt is the connection.
+    early: usize,
     pub(super) syn: Syn,
     first: Attempt,
     more: Vec<Attempt>,
@@ -101,7 +103,14 @@ impl Attempts {
         let first = Attempt { address, stream: Some(stream), sent, progress: Progress::Connecting };
         let others = others.into_iter();
         let (more, first_error, broken, timer) = (Vec::new(), None, None, None);
-        Self { delivery, flight, syn, first, more, others, first_error, broken, timer, trip, lot }
+        let early = flight.len();
+        Self { delivery, flight, early, syn, first, more, others, first_error, broken, timer, trip, lot }
+    }
+
+    /// With a flight of which only so many leading bytes may go out on more than one attempt.
+    pub(super) fn up_to(mut self, early: usize) -> Self {
+        self.early = early.min(self.flight.len());
+        self
     }
 
     /// Where the delivery stands.
@@ -141,8 +150,10 @@ impl Attempts {
                     Action::TimeOut => match self.late_handshake() {
                         Some(late) => Some(late),
                         None => {
-                            let error = ConnectError::bare(ConnectErrorKind::TimedOut);
-                            return Poll::Ready(Delivered::Lost(error.at(self.first.address)));
+                            let error = ConnectError::bare(ConnectErrorKind::TimedOut).at(self.first.address);
+                            let maybe_executed = self.delivery.must_not_repeat();
+                            let error = if maybe_executed { error.maybe_executed_too() } else { error };
+                            return Poll::Ready(Delivered::Lost(error));
                         }
                     },
                 };
@@ -189,7 +200,7 @@ impl Attempts {
     /// The next event: sockets first, so that a late timer does not outvote them.
     fn poll_event(&mut self, cx: &mut Context<'_>) -> Option<Event> {
         for id in 0..=self.more.len() {
-            let flight = &self.flight;
+            let flight = &self.flight[..self.early];
             let attempt = match id {
                 0 => &mut self.first,
                 _ => self.more.get_mut(id - 1)?,

@@ -200,6 +200,11 @@ impl Delivery {
         self.hedged
     }
 
+    /// Whether bytes have left this host that must not be sent again.
+    pub(super) fn must_not_repeat(&self) -> bool {
+        self.sent && !self.plan.repeatable
+    }
+
     fn established(&mut self, id: Id, taken: bool) -> Action {
         if self.state(id) != State::Connecting {
             return Action::Wait;
@@ -256,7 +261,7 @@ impl Delivery {
         if self.attempts().any(|attempt| attempt.state != State::Over) {
             return Action::Wait;
         }
-        if established || (self.sent && !self.plan.repeatable) {
+        if established || self.must_not_repeat() {
             return Action::GiveUp { maybe_executed: !established };
         }
         // A box on the way may have refused what a plain SYN can do.

@@ -18,8 +18,8 @@ pub(crate) enum Syn {
     DataLess(Reason),
     /// It had a cookie and data.
     WithData {
-        /// Whether there was more than fitted.
-        rest: bool,
+        /// Why nothing is saved even if the server takes it.
+        void: Option<Reason>,
     },
 }
 
@@ -73,6 +73,17 @@ pub(super) fn note_winner(won: &Won, info: &ConnInfo, syn: Syn) {
     });
 }
 
+/// Notes that the first byte of an answer came so long after the SYN. Before one and a half round trips
+/// it cannot have waited for the end of the handshake.
+pub(super) fn note_answer(after: Duration, info: &ConnInfo) {
+    info.update(|facts| {
+        let in_time = facts.handshake_rtt.is_some_and(|rtt| after < rtt * 3 / 2);
+        if in_time && facts.outcome == SynOutcome::SynDataAcked && facts.reason == Some(Reason::Held) {
+            facts.reason = None;
+        }
+    });
+}
+
 /// Notes that a plain handshake has replaced one with TCP Fast Open.
 pub(crate) fn note_plain_instead(tcp_info: Option<&TcpInfo>, info: &ConnInfo, first: FirstAttempt) {
     info.update(|facts| {
@@ -105,7 +116,7 @@ fn judge(facts: &mut Facts, tcp_info: Option<&TcpInfo>, syn: Syn) {
             (SynOutcome::CookieRequested, Some(Reason::CookieVanished))
         }
         Syn::DataLess(reason) => (SynOutcome::DataLess, Some(reason)),
-        Syn::WithData { rest } if acked => (SynOutcome::SynDataAcked, rest.then_some(Reason::TooLarge)),
+        Syn::WithData { void } if acked => (SynOutcome::SynDataAcked, void),
         Syn::WithData { .. } => (SynOutcome::SynDataNotAcked, Some(Reason::NotAcked)),
     };
     (facts.outcome, facts.reason) = (outcome, reason);
@@ -157,15 +168,16 @@ mod tests {
     #[test]
     fn the_kernel_has_the_last_word() {
         use SynOutcome as O;
-        let data = |rest| Syn::WithData { rest };
+        let data = |void| Syn::WithData { void };
+        let large = Some(Reason::TooLarge);
         let stop = Reason::NotReplaySafe(tfo_core::first_flight::Stop::UnsafeMethod);
         let asked = Syn::AskedForCookie(Reason::NoCookie);
         for (options, fail, syn, expected) in [
-            (0x27, 0, data(false), (O::SynDataAcked, None)),
-            (0x27, 0, data(true), (O::SynDataAcked, Some(Reason::TooLarge))),
-            (0x07, 2, data(false), (O::SynDataNotAcked, Some(Reason::NotAcked))),
-            (0x07, 0, data(false), (O::SynDataNotAcked, Some(Reason::NotAcked))),
-            (0x07, 3, data(false), (O::SynRetransmitted, Some(Reason::Retransmitted))),
+            (0x27, 0, data(None), (O::SynDataAcked, None)),
+            (0x27, 0, data(large), (O::SynDataAcked, Some(Reason::TooLarge))),
+            (0x07, 2, data(None), (O::SynDataNotAcked, Some(Reason::NotAcked))),
+            (0x07, 0, data(None), (O::SynDataNotAcked, Some(Reason::NotAcked))),
+            (0x07, 3, data(None), (O::SynRetransmitted, Some(Reason::Retransmitted))),
             (0x07, 1, asked, (O::CookieRequested, Some(Reason::NoCookie))),
             (0x07, 3, asked, (O::SynRetransmitted, Some(Reason::Retransmitted))),
             (0x07, 0, Syn::DataLess(stop), (O::DataLess, Some(stop))),
@@ -185,6 +197,6 @@ mod tests {
         assert_eq!(outcome(Some(repeated), Syn::DataLess(stop)), answer);
         assert_eq!(outcome(Some(repeated), Syn::Plain(Reason::Off)), (O::Plain, Some(Reason::Off)));
         // No evidence, no claim.
-        assert_eq!(outcome(None, data(false)), (O::SynDataNotAcked, Some(Reason::NotAcked)));
+        assert_eq!(outcome(None, data(None)), (O::SynDataNotAcked, Some(Reason::NotAcked)));
     }
 }

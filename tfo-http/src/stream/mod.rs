@@ -1,8 +1,10 @@
 //! The stream: it keeps its first flight back until it can go with the SYN.
 
 mod attempts;
+mod cork;
 mod delivery;
 pub(crate) mod evidence;
+pub(crate) mod frames;
 mod parking;
 mod table;
 mod trip;
@@ -20,17 +22,20 @@ use std::time::{Duration, Instant};
 use http::Extensions;
 use hyper_util::client::legacy::connect::{Connected, Connection, HttpInfo};
 use socket2::Socket;
-use tfo_core::{FirstFlight, TcpInfo, TcpState, sockopt};
+use tfo_core::first_flight::Stop;
+use tfo_core::{TcpInfo, TcpState};
 use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::time::{Sleep, sleep};
 
 use crate::config::{Config, begin_plain, register};
-use crate::error::{ConnectError, ConnectErrorKind};
+use crate::error::{ConnectError, ConnectErrorKind, Failure};
 use crate::info::{ConnInfo, Reason, SynOutcome};
 use crate::path::Advice;
+use crate::policy::Clearance;
 pub(crate) use attempts::FirstAttempt;
 use attempts::{Attempts, Delivered, Won};
+use cork::Cork;
 use delivery::{Cargo, Delivery, Plan};
 use evidence::Syn;
 pub(crate) use parking::{Lot, Parkable};
@@ -58,16 +63,18 @@ pub struct TfoStream {
     config: Arc<Config>,
     info: ConnInfo,
     wakers: Wakers,
-    /// The deadline of the state: for the first write, or for the handshake.
+    /// The deadline of the state: for the first write, or for a request behind it.
     timer: Option<Pin<Box<Sleep>>>,
+    /// When the SYN left, where the time of the answer tells whether it saved anything.
+    doubted_since: Option<Instant>,
 }
 
 /// Each state owns what exists in it, and nothing else. The ways between them: [`table::next`].
 enum State {
     /// The connect was deferred; nothing was written, nothing was sent.
     Idle { socket: Socket, others: Vec<SocketAddr>, trip: Trip },
-    /// A first flight is being written. `armed`: somebody has read, so it is not waiting for more.
-    Corked { socket: Socket, others: Vec<SocketAddr>, trip: Trip, flight: Vec<u8>, armed: bool },
+    /// A first flight is being written.
+    Corked { socket: Socket, others: Vec<SocketAddr>, trip: Trip, flight: Vec<u8>, cork: Cork },
     /// The SYN is out, perhaps several. Nobody is the connection yet.
     Delivering(Box<Attempts>),
     /// The handshake is over; `flight[sent..]` comes before all else.
@@ -76,16 +83,6 @@ enum State {
     Open(TcpStream),
     /// Shut down before anything was sent, or failed.
     Closed(Option<Failure>),
-}
-
-/// An error that can be told again.
-#[derive(Clone, Copy, Debug)]
-struct Failure {
-    /// `None`: not of the handshake, but of a connection.
-    kind: Option<ConnectErrorKind>,
-    os_error: Option<i32>,
-    io_kind: io::ErrorKind,
-    maybe_executed: bool,
 }
 
 impl TfoStream {
@@ -107,7 +104,7 @@ impl TfoStream {
     }
 
     fn new(state: State, config: Arc<Config>, info: ConnInfo) -> Self {
-        Self { state, config, info, wakers: Wakers::default(), timer: None }
+        Self { state, config, info, wakers: Wakers::default(), timer: None, doubted_since: None }
     }
 
     /// What this connection did and what it saved.
@@ -158,13 +155,33 @@ impl TfoStream {
         Poll::Ready(())
     }
 
-    /// Sends the SYN, with the first flight if that may be delivered twice.
+    /// Ready when the first flight may go out, as far as the one who asks can tell.
+    fn poll_cork(&mut self, cx: &Context<'_>, side: Side) -> Poll<()> {
+        let State::Corked { flight, cork, .. } = &mut self.state else { return Poll::Ready(()) };
+        if cork.holds(flight, &self.config.syn_data) {
+            self.wakers.wait(side, cx.waker());
+            ready!(self.poll_timer(cork::PATIENCE));
+        }
+        let State::Corked { cork, .. } = &mut self.state else { return Poll::Ready(()) };
+        if side == Side::Read && !cork.armed {
+            // Who reads waits for an answer, so the request is complete; but the rest of it may be
+            // written in the same poll. Some never flush.
+            cork.armed = true;
+            self.wakers.wait(side, cx.waker());
+            cx.waker().wake_by_ref();
+            return Poll::Pending;
+        }
+        Poll::Ready(())
+    }
+
+    /// Sends the SYN, with as much of the first flight as may ride.
     fn release(&mut self, side: Side) {
         self.timer = None;
         let State::Corked { socket, others, mut trip, flight, .. } = self.take() else { return };
         let socket = if trip.is_stale() { self.renewed(socket) } else { Ok(socket) };
         let advice = trip.ask_again();
-        match socket.and_then(|socket| self.send_syn(socket, &flight, advice)) {
+        let clearance = self.config.syn_data.judge(&flight);
+        match socket.and_then(|socket| self.send_syn(socket, &flight, &clearance, advice)) {
             Ok((stream, sent, syn)) => {
                 trip.sent();
                 self.info.update(|facts| {
@@ -172,18 +189,22 @@ impl TfoStream {
                     facts.syn_data_bytes = sent;
                 });
                 let address = self.info.remote_addr();
-                let plan = self.plan(syn, others.len(), &trip);
+                let plan = self.plan(syn, &clearance, others.len(), &trip);
+                // With HTTP/2 the server's settings come first, whatever it does with the request.
+                let may_clear = syn == Syn::WithData { void: Some(Reason::Held) } && !cork::is_http2(&flight);
+                self.doubted_since = may_clear.then(Instant::now);
                 let delivery = Delivery::begin(plan, Instant::now());
                 let lot = self.config.lot.clone();
                 let syn = (stream, sent, syn);
-                let attempts = Attempts::new(syn, address, flight, delivery, others, trip, lot);
+                let attempts =
+                    Attempts::new(syn, address, flight, delivery, others, trip, lot).up_to(clearance.early);
                 self.go(Phase::Corked, Event::Release, State::Delivering(Box::new(attempts)));
             }
             Err(error) => self.fail(Phase::Corked, error, side),
         }
     }
 
-    fn plan(&self, syn: Syn, others: usize, trip: &Trip) -> Plan {
+    fn plan(&self, syn: Syn, clearance: &Clearance, others: usize, trip: &Trip) -> Plan {
         let doubtful = trip.is_doubtful() && matches!(syn, Syn::WithData { .. });
         Plan {
             first: match syn {
@@ -191,8 +212,7 @@ impl TfoStream {
                 Syn::AskedForCookie(_) | Syn::DataLess(_) => Cargo::Option,
                 Syn::Plain(_) => Cargo::Nothing,
             },
-            // What rides is replay-safe: nothing else is let into a SYN.
-            repeatable: true,
+            repeatable: clearance.repeatable,
             capable: trip.is_proven(),
             due: trip.due(),
             hedge: self.config.hedge_delay(trip.due(), doubtful),
@@ -209,7 +229,7 @@ impl TfoStream {
         let address = self.info.remote_addr();
         let fresh = self.config.open(&address)?;
         // Where the option is refused by now, so is what the old one would send.
-        if sockopt::set_fastopen_connect(&fresh, true).is_err() {
+        if self.config.want_fastopen(&address, &fresh).is_err() {
             return Ok(socket);
         }
         let begun = tfo_core::connect(&fresh, &address).map_err(tfo_core::Error::into_io_error);
@@ -222,6 +242,7 @@ impl TfoStream {
         &self,
         socket: Socket,
         flight: &[u8],
+        clearance: &Clearance,
         advice: Advice,
     ) -> Result<(TcpStream, usize, Syn), ConnectError> {
         let plain = |reason| {
@@ -229,16 +250,21 @@ impl TfoStream {
             Ok((stream, 0, Syn::Plain(reason)))
         };
         let why_not = match advice {
-            Advice::Ride => FirstFlight::classify(flight).stop().map(Reason::NotReplaySafe),
+            Advice::Ride if clearance.early > 0 => None,
+            Advice::Ride => Some(clearance.stop.unwrap_or(Reason::NotReplaySafe(Stop::UnknownProtocol))),
             Advice::AskCookie => Some(Reason::Resting),
             Advice::Avoid => return plain(Reason::Avoided),
         };
         let sent = match why_not {
-            None => tfo_core::send(&socket, &[IoSlice::new(flight)]),
+            None => tfo_core::send(&socket, &[IoSlice::new(&flight[..clearance.early])]),
             Some(_) => tfo_core::send_empty_syn(&socket).map(|()| 0),
         };
         let (sent, syn) = match (sent, why_not) {
-            (Ok(sent), None) => (sent, Syn::WithData { rest: sent < flight.len() }),
+            (Ok(sent), None) => {
+                let too_large = (sent < clearance.early).then_some(Reason::TooLarge);
+                let held = (!clearance.safe).then_some(Reason::Held);
+                (sent, Syn::WithData { void: too_large.or(clearance.stop).or(held) })
+            }
             (Ok(sent), Some(reason)) => (sent, Syn::DataLess(reason)),
             // The kernel has begun an ordinary handshake instead, and taken nothing.
             (Err(error), _) if error.kind() == io::ErrorKind::WouldBlock => {
@@ -317,6 +343,7 @@ impl TfoStream {
         if from != Phase::Draining {
             self.info.update(|facts| {
                 facts.outcome = SynOutcome::Failed;
+                facts.failure = Some(Failure::of(&error));
                 facts.reason = Some(match error.io_kind() {
                     io::ErrorKind::ConnectionRefused => Reason::Refused,
                     io::ErrorKind::TimedOut => Reason::TimedOut,
@@ -352,11 +379,11 @@ impl TfoStream {
         if let State::Idle { .. } = self.state {
             let State::Idle { socket, others, trip } = self.take() else { return 0 };
             self.timer = None;
-            let corked = State::Corked { socket, others, trip, flight: Vec::new(), armed: false };
+            let corked = State::Corked { socket, others, trip, flight: Vec::new(), cork: Cork::default() };
             self.go(Phase::Idle, Event::Write, corked);
         }
-        let State::Corked { flight, armed, .. } = &mut self.state else { return 0 };
-        *armed = false;
+        let State::Corked { flight, cork, .. } = &mut self.state else { return 0 };
+        cork.armed = false;
         let before = flight.len();
         for slice in slices {
             let room = FIRST_FLIGHT_CAP - flight.len();
@@ -398,21 +425,19 @@ impl AsyncRead for TfoStream {
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         let this = self.get_mut();
-        if let State::Corked { armed: armed @ false, .. } = &mut this.state {
-            // Who reads waits for an answer, so the request is complete; but the rest of it may be
-            // written in the same poll. Some never flush.
-            *armed = true;
-            this.wakers.wait(Side::Read, cx.waker());
-            cx.waker().wake_by_ref();
-            return Poll::Pending;
-        }
+        ready!(this.poll_cork(cx, Side::Read));
         if !matches!(this.state, State::Open(_)) {
             ready!(this.poll_open(cx, Side::Read))?;
         }
-        match &mut this.state {
-            State::Open(stream) => Pin::new(stream).poll_read(cx, buffer),
-            _ => Poll::Ready(Ok(())),
+        let State::Open(stream) = &mut this.state else { return Poll::Ready(Ok(())) };
+        let before = buffer.filled().len();
+        ready!(Pin::new(stream).poll_read(cx, buffer))?;
+        if buffer.filled().len() > before
+            && let Some(since) = this.doubted_since.take()
+        {
+            evidence::note_answer(since.elapsed(), &this.info);
         }
+        Poll::Ready(Ok(()))
     }
 }
 
@@ -460,6 +485,7 @@ impl AsyncWrite for TfoStream {
             State::Idle { .. } => return Poll::Ready(Ok(())),
             _ => {}
         }
+        ready!(this.poll_cork(cx, Side::Write));
         match this.poll_open(cx, Side::Write) {
             // The handshake has been asked to wake this task; nothing is left to wait for here.
             Poll::Pending if this.is_flushed() => {
@@ -525,38 +551,6 @@ impl fmt::Debug for State {
             Self::Delivering(attempts) => attempts.stage().fmt(f),
             other => other.phase().fmt(f),
         }
-    }
-}
-
-impl Failure {
-    fn of(error: &ConnectError) -> Self {
-        Self {
-            kind: Some(error.kind()),
-            os_error: error.raw_os_error(),
-            io_kind: error.io_kind(),
-            maybe_executed: error.maybe_executed(),
-        }
-    }
-
-    fn of_stream(error: &io::Error) -> Self {
-        let (os_error, io_kind) = (error.raw_os_error(), error.kind());
-        Self { kind: None, os_error, io_kind, maybe_executed: false }
-    }
-
-    fn error(self, address: SocketAddr) -> io::Error {
-        let source = || match self.os_error {
-            Some(code) => io::Error::from_raw_os_error(code),
-            None => io::Error::from(self.io_kind),
-        };
-        let error = match self.kind {
-            None => return source(),
-            Some(kind @ (ConnectErrorKind::TimedOut | ConnectErrorKind::NothingWritten)) => {
-                ConnectError::bare(kind)
-            }
-            Some(kind) => ConnectError::new(kind, source()),
-        };
-        let error = error.at(address);
-        if self.maybe_executed { error.maybe_executed_too().into() } else { error.into() }
     }
 }
 

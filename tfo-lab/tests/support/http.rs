@@ -11,7 +11,8 @@ use http_body_util::{BodyExt as _, Full};
 use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper::{Method, Request, Response};
-use hyper_util::rt::TokioIo;
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use hyper_util::server::conn::auto;
 use tfo_http::ConnInfo;
 use tfo_http_server::{AcceptInfo, AcceptOutcome, TfoListener};
 use tfo_lab::{Flow, Host};
@@ -86,8 +87,8 @@ async fn accept(listener: TfoListener, seen: Arc<Mutex<Vec<Seen>>>) {
         let (seen, info) = (seen.clone(), stream.info());
         tokio::spawn(async move {
             let service = service_fn(|request| handle(request, client, info.clone(), seen.clone()));
-            let http = hyper::server::conn::http1::Builder::new();
-            let _ = http.serve_connection(TokioIo::new(stream), service).with_upgrades().await;
+            let http = auto::Builder::new(TokioExecutor::new());
+            let _ = http.serve_connection_with_upgrades(TokioIo::new(stream), service).await;
         });
     }
 }

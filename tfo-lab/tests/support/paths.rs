@@ -51,7 +51,7 @@ const fn kind(
 impl Kind {
     pub(crate) fn connector(&self) -> TfoConnector {
         let mut connector = TfoConnector::new();
-        connector.set_syn_data(self.syn_data);
+        connector.set_syn_data(self.syn_data.clone());
         connector
     }
 }

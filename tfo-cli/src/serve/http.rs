@@ -1,4 +1,4 @@
-//! HTTP/1.1 on a listener, until it is told to stop.
+//! HTTP/1.1 and HTTP/2 with prior knowledge (h2c) on a listener, until it is told to stop.
 
 use std::convert::Infallible;
 use std::future::{Future, poll_fn};
@@ -11,9 +11,9 @@ use bytes::Bytes;
 use http::{Request, Response};
 use http_body::Body;
 use hyper::body::Incoming;
-use hyper::server::conn::http1;
 use hyper::service::Service;
-use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::server::conn::auto;
 use hyper_util::server::graceful::GracefulShutdown;
 use tfo_http_server::{AcceptInfo, AcceptedStream, TfoListener};
 use tokio::sync::Semaphore;
@@ -43,12 +43,15 @@ pub(crate) async fn serve<S, B>(
     stop: impl Future<Output = ()>,
 ) where
     S: Service<Request<Incoming>, Response = Response<B>, Error = Infallible> + Send + 'static,
-    S::Future: Send,
+    S::Future: Send + 'static,
     B: Body<Data = Bytes> + Send + 'static,
     B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
 {
-    let mut builder = http1::Builder::new();
-    builder.timer(TokioTimer::new()).header_read_timeout(HEAD_PATIENCE);
+    let mut builder = auto::Builder::new(TokioExecutor::new());
+    builder.http1().timer(TokioTimer::new()).header_read_timeout(HEAD_PATIENCE);
+    // Who is silent on HTTP/2 is asked whether it is still there.
+    builder.http2().timer(TokioTimer::new()).keep_alive_interval(HEAD_PATIENCE);
+    let builder = Arc::new(builder);
     let graceful = GracefulShutdown::new();
     let places = Arc::new(Semaphore::new(CONNECTIONS));
     let next = async || {
@@ -57,15 +60,11 @@ pub(crate) async fn serve<S, B>(
     };
     let answer = |stream: AcceptedStream, place| {
         let service = service(stream.info());
-        let stream = TokioIo::new(Patient::new(stream, READ_PATIENCE));
-        let mut connection = builder.serve_connection(stream, service);
-        let watcher = graceful.watcher();
+        let stream = Patient::new(stream, READ_PATIENCE).beginning_within(HEAD_PATIENCE);
+        let (builder, watcher) = (builder.clone(), graceful.watcher());
         tokio::spawn(async move {
-            // What has come already is read before the connection can hear that it shall end.
-            if poll_once(&mut connection).await.is_pending() {
-                // What a client does to its own connection is its own affair.
-                let _ = watcher.watch(connection).await;
-            }
+            // What a client does to its own connection is its own affair.
+            let _ = watcher.watch(builder.serve_connection(TokioIo::new(stream), service)).await;
             drop(place);
         });
     };
