@@ -8,6 +8,7 @@ use socket2::{Domain, Protocol, Socket, TcpKeepalive, Type};
 use tokio::net::TcpStream;
 
 use crate::error::{ConnectError, ConnectErrorKind};
+use crate::metrics::Recorder;
 use crate::path::PathMemory;
 use crate::stream::Lot;
 
@@ -32,6 +33,7 @@ pub(crate) struct Config {
     pub(crate) prefer_rides: bool,
     pub(crate) lot: Lot,
     pub(crate) memory: PathMemory,
+    pub(crate) metrics: Recorder,
 }
 
 /// When a plain attempt joins one with TCP Fast Open that is not answered.
@@ -112,6 +114,7 @@ impl Default for Config {
             prefer_rides: true,
             lot: Lot::default(),
             memory: PathMemory::new(),
+            metrics: Recorder::default(),
         }
     }
 }

@@ -1,4 +1,5 @@
 use std::fmt;
+use std::io;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -39,6 +40,13 @@ pub(crate) struct Facts {
 impl ConnInfo {
     pub(crate) fn new(remote_addr: SocketAddr, dns: Option<Duration>) -> Self {
         Self { shared: Arc::new(Shared { dns, facts: Mutex::new(Facts::new(remote_addr)) }) }
+    }
+
+    /// Of a connection that failed before there was a stream.
+    pub(crate) fn failed(remote_addr: SocketAddr, dns: Option<Duration>, kind: io::ErrorKind) -> Self {
+        let info = Self::new(remote_addr, dns);
+        info.update(|facts| facts.fail(kind));
+        info
     }
 
     /// The server's address: the one that is connected, or tried first.
@@ -115,7 +123,7 @@ impl ConnInfo {
         change(&mut self.lock());
     }
 
-    fn facts(&self) -> Facts {
+    pub(crate) fn facts(&self) -> Facts {
         *self.lock()
     }
 
@@ -137,6 +145,16 @@ impl Facts {
             handshake_rtt: None,
             hedged: false,
         }
+    }
+
+    /// The handshake failed.
+    pub(crate) fn fail(&mut self, kind: io::ErrorKind) {
+        self.outcome = SynOutcome::Failed;
+        self.reason = Some(match kind {
+            io::ErrorKind::ConnectionRefused => Reason::Refused,
+            io::ErrorKind::TimedOut => Reason::TimedOut,
+            _ => Reason::Error,
+        });
     }
 
     fn saved_rtts(&self) -> u32 {

@@ -27,7 +27,8 @@ use tokio::time::{Sleep, sleep};
 
 use crate::config::{Config, begin_plain, register};
 use crate::error::{ConnectError, ConnectErrorKind};
-use crate::info::{ConnInfo, Reason, SynOutcome};
+use crate::info::{ConnInfo, Reason};
+use crate::metrics::Tally;
 use crate::path::Advice;
 pub(crate) use attempts::FirstAttempt;
 use attempts::{Attempts, Delivered, Won};
@@ -60,6 +61,7 @@ pub struct TfoStream {
     wakers: Wakers,
     /// The deadline of the state: for the first write, or for the handshake.
     timer: Option<Pin<Box<Sleep>>>,
+    tally: Tally,
 }
 
 /// Each state owns what exists in it, and nothing else. The ways between them: [`table::next`].
@@ -103,11 +105,14 @@ impl TfoStream {
     }
 
     pub(crate) fn open(stream: TcpStream, config: Arc<Config>, info: ConnInfo) -> Self {
-        Self::new(State::Open(stream), config, info)
+        let mut stream = Self::new(State::Open(stream), config, info);
+        stream.tally.settle();
+        stream
     }
 
     fn new(state: State, config: Arc<Config>, info: ConnInfo) -> Self {
-        Self { state, config, info, wakers: Wakers::default(), timer: None }
+        let tally = Tally::new(config.metrics.clone(), info.clone());
+        Self { state, config, info, wakers: Wakers::default(), timer: None, tally }
     }
 
     /// What this connection did and what it saved.
@@ -245,12 +250,14 @@ impl TfoStream {
             Delivered::Lost(error) => self.fail(Phase::Delivering, error, side),
             Delivered::Broken(error, tcp_info) => {
                 evidence::note(tcp_info.as_deref(), &self.info, syn);
+                self.tally.settle();
                 let broken = Failure::of_stream(&error);
                 self.go(Phase::Delivering, Event::Fail, State::Closed(Some(broken)));
                 self.wakers.wake_other(side);
             }
             Delivered::Won(won) => {
                 evidence::note_winner(&won, &self.info, syn);
+                self.tally.settle();
                 let Won { stream, sent, flight, .. } = *won;
                 if sent < flight.len() {
                     let draining = State::Draining { stream, flight, sent };
@@ -297,14 +304,8 @@ impl TfoStream {
         self.timer = None;
         // What failed after the handshake says nothing about the SYN.
         if from != Phase::Draining {
-            self.info.update(|facts| {
-                facts.outcome = SynOutcome::Failed;
-                facts.reason = Some(match error.io_kind() {
-                    io::ErrorKind::ConnectionRefused => Reason::Refused,
-                    io::ErrorKind::TimedOut => Reason::TimedOut,
-                    _ => Reason::Error,
-                });
-            });
+            self.info.update(|facts| facts.fail(error.io_kind()));
+            self.tally.settle();
         }
         self.go(from, Event::Fail, State::Closed(Some(Failure::of(&error))));
         self.wakers.wake_other(side);
