@@ -35,6 +35,9 @@ pub struct ClientBuilder<R = GaiResolver> {
     tls: Option<rustls::ClientConfig>,
 }
 
+/// What is longer is no timeout, and more than a clock can hold.
+const LONGEST: Duration = Duration::from_secs(365 * 86_400);
+
 #[derive(Clone)]
 enum ProxySource {
     Environment,
@@ -205,9 +208,12 @@ impl<R: Resolve> ClientBuilder<R> {
             ProxySource::Environment => Some(proxies_of_environment()?),
         };
         let matcher = matcher.map(Arc::new);
+        let [connect_timeout, read_timeout, total_timeout] =
+            [self.connect_timeout, self.read_timeout, self.total_timeout]
+                .map(|timeout| timeout.map(|timeout| timeout.min(LONGEST)));
         let mut direct = self.connector;
         direct.enforce_http(false);
-        direct.set_connect_timeout(self.connect_timeout);
+        direct.set_connect_timeout(connect_timeout);
         let recorder = direct.recorder();
         let mut never = direct.clone();
         never.set_syn_data(SynData::Never);
@@ -229,7 +235,7 @@ impl<R: Resolve> ClientBuilder<R> {
             pool.build::<_, Full<Bytes>>(Connector {
                 direct,
                 proxies,
-                timeout: self.connect_timeout,
+                timeout: connect_timeout,
                 #[cfg(feature = "rustls")]
                 tls: tls.clone(),
             })
@@ -239,8 +245,8 @@ impl<R: Resolve> ClientBuilder<R> {
                 rides: build(direct, proxies.clone()),
                 plain: build(never, plain_proxies),
                 proxies,
-                read_timeout: self.read_timeout,
-                total_timeout: self.total_timeout,
+                read_timeout,
+                total_timeout,
                 max_redirects: self.max_redirects,
                 recorder,
             }),

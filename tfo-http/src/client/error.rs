@@ -126,7 +126,7 @@ impl Error {
             if matches!(self.0.kind, ErrorKind::Http | ErrorKind::Timeout(Timeout::Read | Timeout::Total)) {
                 self.0.maybe_executed |= sent;
             }
-            self.0.address = self.0.address.or(Some(info.remote_addr()));
+            self.0.address = self.0.address.or_else(|| Some(info.remote_addr()));
             self.0.info = Some(info);
         }
         self

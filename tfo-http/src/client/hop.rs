@@ -246,7 +246,7 @@ impl Policy<Full<Bytes>, Error> for Redirects {
             return Err(self.trail.complete(Error::new(ErrorKind::Redirect)));
         };
         self.left = left;
-        self.host_changed = attempt.location().authority() != attempt.previous().authority();
+        self.host_changed = host_and_port(attempt.location()) != host_and_port(attempt.previous());
         Policy::<Full<Bytes>, Error>::redirect(&mut self.credentials, attempt)
     }
 
@@ -261,6 +261,11 @@ impl Policy<Full<Bytes>, Error> for Redirects {
     fn clone_body(&self, body: &Full<Bytes>) -> Option<Full<Bytes>> {
         Some(body.clone())
     }
+}
+
+fn host_and_port(url: &Uri) -> (Option<&str>, u16) {
+    let default = if url.scheme() == Some(&Scheme::HTTPS) { 443 } else { 80 };
+    (url.host(), url.port_u16().unwrap_or(default))
 }
 
 #[cfg(test)]

@@ -170,7 +170,7 @@ impl Client {
 
     async fn answer(&self, request: Request<Full<Bytes>>) -> Result<Answer, Error> {
         let shared = &self.shared;
-        let deadline = shared.total_timeout.and_then(|timeout| Instant::now().checked_add(timeout));
+        let deadline = shared.total_timeout.map(|timeout| Instant::now() + timeout);
         let trail = Trail::new(error::masked(request.uri()));
         let plain = request.extensions().get::<NotInSyn>().is_some();
         let pool = if plain { shared.plain.clone() } else { shared.rides.clone() };

@@ -4,6 +4,7 @@
 
 pub(crate) mod http;
 pub(crate) mod tcp;
+pub(crate) mod web;
 
 use std::io::{self, IoSlice, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
