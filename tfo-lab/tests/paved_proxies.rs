@@ -185,7 +185,7 @@ lab_tests! {
             let error = answer.into_body().bytes(page.len() - 1).await.unwrap_err();
             assert_eq!(error.kind(), ErrorKind::BodyTooLarge);
             let head = client.head(&url).await.unwrap();
-            assert_eq!(head.headers()["content-encoding"], "gzip");
+            assert_eq!(head.status(), 200);
             assert_eq!(head.into_body().bytes(0).await.unwrap(), "");
             last.unwrap()
         });

@@ -20,7 +20,7 @@ use tower_service::Service;
 use super::error::{ErrorKind, Timeout};
 use crate::connector::{Resolve, TfoConnector};
 use crate::error::{BoxError, ConnectError};
-use crate::info::ConnInfo;
+use crate::info::{ConnInfo, Reason, SynOutcome};
 use crate::stream::TfoStream;
 
 type Pending<T, E> = Pin<Box<dyn Future<Output = Result<T, E>> + Send>>;
@@ -115,7 +115,18 @@ impl Service<Uri> for Connector {
         let connecting = route.call(uri);
         let timeout = self.timeout;
         Box::pin(async move {
-            let failed = |kind, source| DialError { kind, info: info.get().cloned(), source };
+            let failed = |kind, source| {
+                let info: Option<&ConnInfo> = info.get();
+                // Not all that stands on a connection passes its error on.
+                let kind = match info.map(|info| (info.outcome(), info.reason())) {
+                    Some((SynOutcome::Failed, Some(Reason::TimedOut))) => {
+                        ErrorKind::Timeout(Timeout::Connect)
+                    }
+                    Some((SynOutcome::Failed, _)) => ErrorKind::Connect,
+                    _ => kind,
+                };
+                DialError { kind, info: info.cloned(), source }
+            };
             let connected = match timeout {
                 None => connecting.await,
                 Some(timeout) => tokio::time::timeout(timeout, connecting).await.map_err(|_| {
@@ -152,9 +163,13 @@ impl Service<Uri> for Leg {
     fn call(&mut self, uri: Uri) -> Self::Future {
         let (connecting, info) = ((self.dial)(uri), self.info.clone());
         Box::pin(async move {
-            let stream = connecting.await?;
-            let _ = info.set(stream.inner().conn_info().clone());
-            Ok(stream)
+            let result = connecting.await;
+            let told = match &result {
+                Ok(stream) => Some(stream.inner().conn_info()),
+                Err(error) => error.conn_info(),
+            };
+            let _ = told.map(|told| info.set(told.clone()));
+            result
         })
     }
 }
