@@ -69,7 +69,7 @@ impl RttHistogram {
 
     /// The mean, if there was any.
     pub fn mean(&self) -> Option<Duration> {
-        Some(self.sum.div_f64(self.count as f64)).filter(|_| self.count > 0)
+        (self.count > 0).then(|| self.sum.div_f64(self.count as f64))
     }
 }
 
@@ -389,7 +389,8 @@ mod tests {
         let rtts = recorder.snapshot().handshake_rtt;
         let used: Vec<_> = rtts.buckets().filter(|(_, count)| *count > 0).collect();
         assert_eq!(used, [(Some(micros(100)), 1), (Some(ms(25)), 1), (Some(ms(50)), 1), (None, 1)]);
-        assert_eq!(rtts.count, 4);
+        assert_eq!((rtts.count, rtts.mean().map(|mean| mean > ms(2000))), (4, Some(true)));
+        assert_eq!(RttHistogram::default().mean(), None);
         assert!(RTT_BOUNDS.is_sorted());
     }
 }

@@ -8,7 +8,7 @@ mod support;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
-use http::{Request, StatusCode};
+use hyper::{Request, StatusCode};
 use support::flows;
 use support::http::{RUNTIMES, Runtime, Server, rode, run};
 use support::web::Web;
