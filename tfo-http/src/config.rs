@@ -10,6 +10,7 @@ use tfo_core::sockopt;
 use tokio::net::TcpStream;
 
 use crate::error::{ConnectError, ConnectErrorKind};
+use crate::metrics::Recorder;
 use crate::path::PathMemory;
 use crate::policy::SynData;
 use crate::stream::Lot;
@@ -37,6 +38,7 @@ pub(crate) struct Config {
     pub(crate) prefer_rides: bool,
     pub(crate) lot: Lot,
     pub(crate) memory: PathMemory,
+    pub(crate) metrics: Recorder,
 }
 
 /// When a plain attempt joins one with TCP Fast Open that is not answered.
@@ -117,6 +119,7 @@ impl Default for Config {
             prefer_rides: true,
             lot: Lot::default(),
             memory: PathMemory::new(),
+            metrics: Recorder::default(),
         }
     }
 }

@@ -2,11 +2,12 @@ use std::error::Error as StdError;
 use std::fmt;
 use std::io;
 use std::net::SocketAddr;
+use std::time::Duration;
+
+use crate::info::ConnInfo;
 
 use http::Extensions;
 use hyper_util::client::legacy::connect::Connected;
-
-use crate::info::ConnInfo;
 
 pub(crate) type BoxError = Box<dyn StdError + Send + Sync>;
 
@@ -21,6 +22,7 @@ pub struct ConnectError {
     address: Option<SocketAddr>,
     source: Option<BoxError>,
     maybe_executed: bool,
+    info: Option<ConnInfo>,
 }
 
 /// What failed.
@@ -44,11 +46,11 @@ pub enum ConnectErrorKind {
 
 impl ConnectError {
     pub(crate) fn new(kind: ConnectErrorKind, source: impl Into<BoxError>) -> Self {
-        Self { kind, address: None, source: Some(source.into()), maybe_executed: false }
+        Self { kind, address: None, source: Some(source.into()), maybe_executed: false, info: None }
     }
 
     pub(crate) fn bare(kind: ConnectErrorKind) -> Self {
-        Self { kind, address: None, source: None, maybe_executed: false }
+        Self { kind, address: None, source: None, maybe_executed: false, info: None }
     }
 
     pub(crate) fn at(mut self, address: SocketAddr) -> Self {
@@ -59,6 +61,18 @@ impl ConnectError {
     pub(crate) fn maybe_executed_too(mut self) -> Self {
         self.maybe_executed = true;
         self
+    }
+
+    /// With what is known of the connection that it might have been, if there was an address.
+    pub(crate) fn after_dns(mut self, dns: Option<Duration>) -> Self {
+        self.info = self.address.map(|address| ConnInfo::failed(address, dns, &self));
+        self
+    }
+
+    /// What is known of the connection, where the connector itself returned the error and had an
+    /// address. What a stream reports is in its [`conn_info`](crate::TfoStream::conn_info).
+    pub fn conn_info(&self) -> Option<&ConnInfo> {
+        self.info.as_ref()
     }
 
     /// Whether the server may have acted on the request although there was no connection: its bytes

@@ -1,4 +1,5 @@
 use std::fmt;
+use std::io;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -42,6 +43,13 @@ pub(crate) struct Facts {
 impl ConnInfo {
     pub(crate) fn new(remote_addr: SocketAddr, dns: Option<Duration>) -> Self {
         Self { shared: Arc::new(Shared { dns, facts: Mutex::new(Facts::new(remote_addr)) }) }
+    }
+
+    /// Of a connection that failed before there was a stream.
+    pub(crate) fn failed(remote_addr: SocketAddr, dns: Option<Duration>, error: &ConnectError) -> Self {
+        let info = Self::new(remote_addr, dns);
+        info.update(|facts| facts.fail(error));
+        info
     }
 
     /// The server's address: the one that is connected, or tried first.
@@ -129,7 +137,7 @@ impl ConnInfo {
         change(&mut self.lock());
     }
 
-    fn facts(&self) -> Facts {
+    pub(crate) fn facts(&self) -> Facts {
         *self.lock()
     }
 
@@ -152,6 +160,17 @@ impl Facts {
             hedged: false,
             failure: None,
         }
+    }
+
+    /// The handshake failed.
+    pub(crate) fn fail(&mut self, error: &ConnectError) {
+        self.outcome = SynOutcome::Failed;
+        self.failure = Some(Failure::of(error));
+        self.reason = Some(match error.io_kind() {
+            io::ErrorKind::ConnectionRefused => Reason::Refused,
+            io::ErrorKind::TimedOut => Reason::TimedOut,
+            _ => Reason::Error,
+        });
     }
 
     fn saved_rtts(&self) -> u32 {

@@ -2,6 +2,8 @@
 
 #![forbid(unsafe_code)]
 
+#[cfg(feature = "client")]
+pub mod client;
 mod config;
 mod connector;
 mod error;
@@ -9,15 +11,23 @@ mod heads;
 mod info;
 #[cfg(test)]
 mod matrix;
+pub mod metrics;
 pub mod path;
 mod policy;
+#[cfg(feature = "hickory")]
+mod resolver;
 mod stream;
 
+#[cfg(feature = "client")]
+pub use client::Client;
 pub use config::Hedge;
 pub use connector::{Resolve, TfoConnecting, TfoConnector, Warm};
 pub use error::{ConnectError, ConnectErrorKind, connect_error, is_connect_error};
 pub use info::{ConnInfo, Reason, SynOutcome};
 pub use ipnet::IpNet;
+pub use metrics::TfoMetrics;
 pub use path::PathMemory;
 pub use policy::{Ride, Rule, SynData};
+#[cfg(feature = "hickory")]
+pub use resolver::CachingResolver;
 pub use stream::TfoStream;

@@ -18,6 +18,9 @@ use tower_service::Service;
 
 use crate::config::{Config, Hedge};
 use crate::error::{BoxError, ConnectError, ConnectErrorKind};
+#[cfg(feature = "client")]
+use crate::metrics::Recorder;
+use crate::metrics::TfoMetrics;
 use crate::path::PathMemory;
 use crate::policy::SynData;
 use crate::stream::TfoStream;
@@ -218,6 +221,16 @@ impl<R> TfoConnector<R> {
         &self.config.memory
     }
 
+    /// What this connector and its clones have done so far.
+    pub fn metrics(&self) -> TfoMetrics {
+        self.config.metrics.snapshot()
+    }
+
+    #[cfg(feature = "client")]
+    pub(crate) fn recorder(&self) -> Recorder {
+        self.config.metrics.clone()
+    }
+
     /// Copied when shared: the connectors cloned before keep their settings.
     fn config(&mut self) -> &mut Config {
         Arc::make_mut(&mut self.config)
@@ -283,7 +296,14 @@ impl<R: Resolve> Service<Uri> for TfoConnector<R> {
         let resolver = std::mem::replace(&mut self.resolver, clone);
         TfoConnecting(Box::pin(async move {
             let (addresses, dns) = addresses(&config, resolver, &uri).await?;
-            dial::dial(config, addresses, dns).await.map(TokioIo::new)
+            let dialled = dial::dial(config.clone(), addresses, dns).await;
+            dialled.map(TokioIo::new).map_err(|error| {
+                let error = error.after_dns(dns);
+                if let Some(info) = error.conn_info() {
+                    config.metrics.failed(info);
+                }
+                error
+            })
         }))
     }
 }

@@ -30,7 +30,8 @@ use tokio::time::{Sleep, sleep};
 
 use crate::config::{Config, begin_plain, register};
 use crate::error::{ConnectError, ConnectErrorKind, Failure};
-use crate::info::{ConnInfo, Reason, SynOutcome};
+use crate::info::{ConnInfo, Reason};
+use crate::metrics::Tally;
 use crate::path::Advice;
 use crate::policy::Clearance;
 pub(crate) use attempts::FirstAttempt;
@@ -67,6 +68,7 @@ pub struct TfoStream {
     timer: Option<Pin<Box<Sleep>>>,
     /// When the SYN left, where the time of the answer tells whether it saved anything.
     doubted_since: Option<Instant>,
+    tally: Tally,
 }
 
 /// Each state owns what exists in it, and nothing else. The ways between them: [`table::next`].
@@ -100,11 +102,14 @@ impl TfoStream {
     }
 
     pub(crate) fn open(stream: TcpStream, config: Arc<Config>, info: ConnInfo) -> Self {
-        Self::new(State::Open(stream), config, info)
+        let mut stream = Self::new(State::Open(stream), config, info);
+        stream.tally.settle();
+        stream
     }
 
     fn new(state: State, config: Arc<Config>, info: ConnInfo) -> Self {
-        Self { state, config, info, wakers: Wakers::default(), timer: None, doubted_since: None }
+        let tally = Tally::new(config.metrics.clone(), info.clone());
+        Self { state, config, info, wakers: Wakers::default(), timer: None, doubted_since: None, tally }
     }
 
     /// What this connection did and what it saved.
@@ -289,12 +294,14 @@ impl TfoStream {
             Delivered::Lost(error) => self.fail(Phase::Delivering, error, side),
             Delivered::Broken(error, tcp_info) => {
                 evidence::note(tcp_info.as_deref(), &self.info, syn);
+                self.tally.settle();
                 let broken = Failure::of_stream(&error);
                 self.go(Phase::Delivering, Event::Fail, State::Closed(Some(broken)));
                 self.wakers.wake_other(side);
             }
             Delivered::Won(won) => {
                 evidence::note_winner(&won, &self.info, syn);
+                self.tally.settle();
                 let Won { stream, sent, flight, .. } = *won;
                 if sent < flight.len() {
                     let draining = State::Draining { stream, flight, sent };
@@ -341,15 +348,8 @@ impl TfoStream {
         self.timer = None;
         // What failed after the handshake says nothing about the SYN.
         if from != Phase::Draining {
-            self.info.update(|facts| {
-                facts.outcome = SynOutcome::Failed;
-                facts.failure = Some(Failure::of(&error));
-                facts.reason = Some(match error.io_kind() {
-                    io::ErrorKind::ConnectionRefused => Reason::Refused,
-                    io::ErrorKind::TimedOut => Reason::TimedOut,
-                    _ => Reason::Error,
-                });
-            });
+            self.info.update(|facts| facts.fail(&error));
+            self.tally.settle();
         }
         self.go(from, Event::Fail, State::Closed(Some(Failure::of(&error))));
         self.wakers.wake_other(side);

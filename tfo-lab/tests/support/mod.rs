@@ -8,6 +8,7 @@ pub(crate) mod paths;
 pub(crate) mod report;
 pub(crate) mod tcp;
 pub(crate) mod visits;
+pub(crate) mod web;
 
 use std::io::{self, IoSlice, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
