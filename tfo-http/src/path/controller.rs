@@ -292,8 +292,9 @@ impl Record {
         }
         self.touched = now;
         self.result(true);
-        // A younger ride has arrived: this one was lost on its own.
-        if ticket.serial > self.answered {
+        // A younger ride has arrived: this one was lost on its own. If it has arrived itself, its answer
+        // has not.
+        if ticket.serial >= self.answered {
             if self.is_capable() && self.silent == 0 {
                 // From here on the places are counted.
                 (self.places, self.places_from) = (0, next);

@@ -36,6 +36,7 @@ use evidence::Syn;
 pub(crate) use parking::{Lot, Parkable};
 use table::{Event, Phase};
 pub(crate) use trip::Trip;
+use trip::Unguarded;
 use wakers::{Side, Wakers};
 
 /// The most bytes that a first flight holds: then it is sent without a flush.
@@ -60,6 +61,7 @@ pub struct TfoStream {
     wakers: Wakers,
     /// The deadline of the state: for the first write, or for the handshake.
     timer: Option<Pin<Box<Sleep>>>,
+    unguarded: Option<Box<Unguarded>>,
 }
 
 /// Each state owns what exists in it, and nothing else. The ways between them: [`table::next`].
@@ -107,7 +109,7 @@ impl TfoStream {
     }
 
     fn new(state: State, config: Arc<Config>, info: ConnInfo) -> Self {
-        Self { state, config, info, wakers: Wakers::default(), timer: None }
+        Self { state, config, info, wakers: Wakers::default(), timer: None, unguarded: None }
     }
 
     /// What this connection did and what it saved.
@@ -269,7 +271,8 @@ impl TfoStream {
             }
             Delivered::Won(won) => {
                 evidence::note_winner(&won, &self.info, syn);
-                let Won { stream, sent, flight, .. } = *won;
+                let Won { stream, sent, flight, unguarded, .. } = *won;
+                self.unguarded = unguarded;
                 if sent < flight.len() {
                     let draining = State::Draining { stream, flight, sent };
                     self.go(Phase::Delivering, Event::WonWithRest, draining);
@@ -557,6 +560,14 @@ impl Failure {
         };
         let error = error.at(address);
         if self.maybe_executed { error.maybe_executed_too().into() } else { error.into() }
+    }
+}
+
+impl Drop for TfoStream {
+    fn drop(&mut self) {
+        if let (State::Open(stream), Some(ride)) = (&self.state, self.unguarded.take()) {
+            ride.end(stream, self.config.hedge.guard(None));
+        }
     }
 }
 
