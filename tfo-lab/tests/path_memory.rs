@@ -17,7 +17,7 @@ use support::http::{Runtime, Server, run};
 use support::tcp::dial;
 use tfo_http::path::PathState;
 use tfo_http::{ConnInfo, Hedge, PathMemory, TfoConnector};
-use tfo_lab::{DropFastOpen, DropSynData, Flow, Lab, lab_tests};
+use tfo_lab::{BlackholeAnswers, DropFastOpen, DropSynData, Flow, Lab, lab_tests};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
 const MS: Duration = Duration::from_millis(1);
@@ -73,6 +73,29 @@ lab_tests! {
         assert_eq!(hedged, [true, false, false, false], "{visits:#?}");
         assert!(visits.iter().all(|visit| visit.outcome == "syn_data_acked"), "{visits:#?}");
         assert_eq!(scene.executed(), scene.visits());
+    }
+
+    fn a_path_that_begins_to_swallow_answers_is_found_out_by_who_gives_up() {
+        let scene = Scene::new(20 * MS);
+        (0..3).for_each(|_| drop(scene.visit()));
+        scene.lab.middlebox(BlackholeAnswers::new());
+        // No guard waits for the answer where answers have always come.
+        let impatient = |patience: Duration| {
+            let (connector, addr) = (scene.connector.clone(), scene.addr);
+            run(&scene.lab.host("client"), Runtime::CurrentThread, async move {
+                let mut stream = dial(&connector, addr).await;
+                stream.write_all(b"GET / HTTP/1.1\r\nHost: s\r\n\r\n").await.unwrap();
+                tokio::time::timeout(patience, stream.read(&mut [0])).await.is_err()
+            })
+        };
+        assert!(impatient(100 * MS), "too soon to say anything");
+        let strikes = || scene.connector.path_memory().snapshot(std::time::Instant::now()).paths[0].silent_in_a_row;
+        assert_eq!(strikes(), 0);
+        assert!(impatient(500 * MS));
+        assert_eq!(strikes(), 1);
+        let visits: Vec<_> = (0..4).map(|_| scene.visit()).collect();
+        let told: Vec<_> = visits.iter().map(|visit| visit.reason.as_str()).collect();
+        assert_eq!(told, ["stalled", "stalled", "avoided", "avoided"], "{visits:#?}");
     }
 
     /// `tcpi_client_fail` says "no cookie" of them, not "retransmitted".

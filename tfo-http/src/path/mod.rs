@@ -64,6 +64,7 @@
 //! | unanswered, with the option or with data: an answer is overdue, or the kernel has repeated the SYN (`tcpi_client_fail` 3 if it had data, `tcpi_total_retrans` if not) | [`Event::Silent`], at once |
 //! | RST, and plain TCP to the same address is then answered | [`Event::Refused`] |
 //! | RST, and plain TCP is refused too; ICMP unreachable; a local error; not sent at all; dropped within 2 RTT | [`Event::Unused`] |
+//! | the data was acked, [`Ticket::is_proven`], and the application gave the connection up without one byte of an answer, later than the guard would have fired | [`Event::Abandoned`], after [`Event::Acked`] |
 //! | dropped by the application unanswered when an answer was overdue, and not told of yet | [`Event::Abandoned`] |
 //!
 //! 5. **Report the round-trip time** of each handshake to the path whose SYN was not repeated:
@@ -240,6 +241,13 @@ impl Ticket {
     /// measured for an hour, or on another network.
     pub fn rtt(&self) -> Option<Duration> {
         self.rtt
+    }
+
+    /// The same, with nothing reserved: to tell of its connection later.
+    pub(crate) fn spent(&self) -> Self {
+        let Self { path, network, serial, advice, proven, doubtful, rtt, struck, .. } = *self;
+        let (reserved, token, canary) = (false, false, false);
+        Self { path, network, serial, advice, proven, doubtful, rtt, struck, reserved, token, canary }
     }
 
     /// What was asked for.

@@ -12,7 +12,7 @@ use super::key::Path;
 /// # Permitted errors
 ///
 /// A store may lose any record at any time, and may give back an older one: the path is then learnt
-/// again, at the cost of at most two slow requests, and its cookie is not lost. It must not give one
+/// again, at the cost of a slow request, and its cookie is not lost. It must not give one
 /// path's record for another, must not block on input or output (it is called under a lock, from
 /// async code), and must bound itself: records are put for every path that was ever asked for.
 pub trait PathStore: Send {

@@ -15,7 +15,7 @@ use tokio::time::{Sleep, sleep_until};
 use super::delivery::{Action, Delivery, Event, Id, Stage};
 use super::evidence::{self, Syn};
 use super::parking::Lot;
-use super::trip::Trip;
+use super::trip::{Trip, Unguarded};
 use crate::config::{Config, begin_plain};
 use crate::error::{ConnectError, ConnectErrorKind};
 use crate::path;
@@ -75,6 +75,8 @@ pub(super) struct Won {
     pub(super) flight: Vec<u8>,
     pub(super) tcp_info: Option<TcpInfo>,
     pub(super) hedged: bool,
+    /// It is a ride whose answer nobody has waited for.
+    pub(super) unguarded: Option<Box<Unguarded>>,
     /// `None`: it is the first attempt. Else what the first attempt came to.
     pub(super) instead_of: Option<FirstAttempt>,
 }
@@ -289,6 +291,8 @@ impl Attempts {
             _ => {}
         }
         let hedged = self.delivery.hedged();
+        let rides = id == 0 && self.trip.is_proven() && self.delivery.carries_data();
+        let unguarded = rides.then(|| Box::new(self.trip.unguarded()));
         let flight = std::mem::take(&mut self.flight);
         let winner = self.attempt(id).and_then(|attempt| {
             let tcp_info = attempt.tcp_info();
@@ -302,7 +306,7 @@ impl Attempts {
         self.park();
         match winner {
             Some((stream, address, sent, tcp_info)) => {
-                let won = Won { stream, address, sent, flight, tcp_info, hedged, instead_of };
+                let won = Won { stream, address, sent, flight, tcp_info, hedged, unguarded, instead_of };
                 Delivered::Won(Box::new(won))
             }
             None => self.lost(false),

@@ -42,6 +42,7 @@ use evidence::Syn;
 pub(crate) use parking::{Lot, Parkable};
 use table::{Event, Phase};
 pub(crate) use trip::Trip;
+use trip::Unguarded;
 use wakers::{Side, Wakers};
 
 /// The most bytes that a first flight holds: then it is sent without a flush.
@@ -68,6 +69,7 @@ pub struct TfoStream {
     timer: Option<Pin<Box<Sleep>>>,
     /// When the SYN left, where the time of the answer tells whether it saved anything.
     doubted_since: Option<Instant>,
+    unguarded: Option<Box<Unguarded>>,
     tally: Tally,
 }
 
@@ -109,7 +111,8 @@ impl TfoStream {
 
     fn new(state: State, config: Arc<Config>, info: ConnInfo) -> Self {
         let tally = Tally::new(config.metrics.clone(), info.clone());
-        Self { state, config, info, wakers: Wakers::default(), timer: None, doubted_since: None, tally }
+        let (timer, doubted_since, unguarded) = (None, None, None);
+        Self { state, config, info, wakers: Wakers::default(), timer, doubted_since, unguarded, tally }
     }
 
     /// What this connection did and what it saved.
@@ -301,8 +304,11 @@ impl TfoStream {
             }
             Delivered::Won(won) => {
                 evidence::note_winner(&won, &self.info, syn);
-                self.tally.settle();
-                let Won { stream, sent, flight, .. } = *won;
+                if self.doubted_since.is_none() {
+                    self.tally.settle();
+                }
+                let Won { stream, sent, flight, unguarded, .. } = *won;
+                self.unguarded = unguarded;
                 if sent < flight.len() {
                     let draining = State::Draining { stream, flight, sent };
                     self.go(Phase::Delivering, Event::WonWithRest, draining);
@@ -436,6 +442,7 @@ impl AsyncRead for TfoStream {
             && let Some(since) = this.doubted_since.take()
         {
             evidence::note_answer(since.elapsed(), &this.info);
+            this.tally.settle();
         }
         Poll::Ready(Ok(()))
     }
@@ -550,6 +557,14 @@ impl fmt::Debug for State {
         match self {
             Self::Delivering(attempts) => attempts.stage().fmt(f),
             other => other.phase().fmt(f),
+        }
+    }
+}
+
+impl Drop for TfoStream {
+    fn drop(&mut self) {
+        if let (State::Open(stream), Some(ride)) = (&self.state, self.unguarded.take()) {
+            ride.end(stream, self.config.hedge.guard(None));
         }
     }
 }
