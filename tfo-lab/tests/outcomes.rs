@@ -112,10 +112,10 @@ fn situations() -> Vec<Situation> {
     let mut all = Vec::new();
     for row in ROWS.iter().filter(|row| !row.random) {
         all.push(path(row, (0, "")));
-        // The second is like the first where nothing has happened, or soon like the fourth.
-        all.extend(
-            LATER.into_iter().filter(|(before, _)| row.changes || *before > 1).map(|later| path(row, later)),
-        );
+        let [second, fourth, seventh] = LATER;
+        all.extend(row.changes.then(|| path(row, second)));
+        // Who has to get a cookie first has learnt what there is to learn later.
+        all.push(path(row, if row.cold { seventh } else { fourth }));
     }
     all.extend([
         Situation {
@@ -348,7 +348,7 @@ client, on a path of the lab, on Linux. `tfo-lab/tests/outcomes.rs` measures it 
   of the request.
 - **tap**: the client's connections in the order of their SYNs, with what reached the client up to the end of the
   request. *request* asks for a cookie, *cookie* carries one.
-- *second visit*, *fourth visit*: by the same connector, with what its path memory has learnt.
+- *second visit*, *fourth visit*, *seventh visit*: by the same connector, with what its path memory has learnt.
 
 The hedge is at 500 ms here, so that a busy machine changes nothing; the default is sooner. Paths with chance in them
 (loss, reordering, every second SYN dropped) have no line.

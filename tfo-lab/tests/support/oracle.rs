@@ -6,7 +6,8 @@ use std::path::PathBuf;
 use super::report::repository;
 
 /// Behind the name of a situation: later visits by the same connector.
-pub(crate) const LATER: [(usize, &str); 2] = [(1, ", second visit"), (3, ", fourth visit")];
+pub(crate) const LATER: [(usize, &str); 3] =
+    [(1, ", second visit"), (3, ", fourth visit"), (6, ", seventh visit")];
 
 /// One line of the table.
 #[derive(Clone, Debug, PartialEq, Eq)]
