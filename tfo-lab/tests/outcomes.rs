@@ -113,9 +113,9 @@ fn situations() -> Vec<Situation> {
         all.push(path(row, (0, "")));
         let [second, fourth, seventh] = LATER;
         all.extend(row.changes.then(|| path(row, second)));
-        // Who has to get a cookie first has learnt what there is to learn later.
+        // Who has to get a cookie first, or anew, learns later what there is to learn.
         all.push(path(row, fourth));
-        all.extend(row.cold.then(|| path(row, seventh)));
+        all.extend((row.cold || row.changes).then(|| path(row, seventh)));
     }
     all.extend([
         Situation {
