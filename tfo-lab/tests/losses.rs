@@ -12,12 +12,14 @@ use std::time::Duration;
 
 use support::paths::{KINDS, Net, ROWS};
 use support::report::{at_once, full, section};
-use support::visits::{PATIENCE, Visit, on_client, visit};
+use support::visits::{Visit, on_client, visit};
 use tfo_http::{SynData, SynOutcome, TfoConnector};
 use tfo_lab::lab_tests;
 
 lab_tests! {
-    /// A share of the connections whose first SYN, as the tap has it, asked for a ride and had it.
+    /// Packets are lost in both directions, so a SYN goes unanswered nearly twice as often as they are. Four in a
+    /// row, at 5 % once in 11,000 rides, put the path off for two seconds: that is a hundred of these requests, and
+    /// a seed in which it happens falls short.
     fn lossy_paths_go_on_carrying_rides() {
         let (seeds, count) = if full() { (20, 300) } else { (3, 100) };
         let rates: [(f64, usize); 2] = [(0.01, 95), (0.05, 80)];
@@ -58,7 +60,7 @@ lab_tests! {
             let (net, visits) = warm(0.2, *seed, count, true);
             let flows = net.lab.tap().flows();
             // Seven lost in a row are a minute: nobody waits for it.
-            let took = |visit: &Visit| visit.took(&flows).unwrap_or(PATIENCE);
+            let took = |visit: &Visit| visit.took(&flows).unwrap_or(net.patience);
             visits.iter().map(|(tfo, plain)| (took(tfo), took(plain.as_ref().unwrap()))).collect::<Vec<_>>()
         });
         let (mut tfo, mut plain): (Vec<_>, Vec<_>) = times.into_iter().flatten().unzip();
@@ -81,14 +83,23 @@ lab_tests! {
 
 /// Requests on a path that was proven before it began to lose packets, and plain ones in turn if wanted.
 fn warm(loss: f64, seed: u64, count: u64, with_plain: bool) -> (Net, Vec<(Visit, Option<Visit>)>) {
-    let net = Net::new(&ROWS[0], false, seed);
+    let mut net = Net::new(&ROWS[0], false, seed);
+    if !with_plain {
+        // If both the answer and the ACK of the SYN-ACK are lost, a ride takes very long: the SYN-ACK goes again after
+        // one second and three, and the kernel's timer of the answer has doubled as often.
+        net.patience = Duration::from_secs(60);
+    }
     net.lab.set_rtt(Duration::from_millis(10));
     let (tfo, mut plain) = (TfoConnector::new(), TfoConnector::new());
     plain.set_syn_data(SynData::Never);
     let visits = on_client(&net.lab.host("client"), |runtime| {
         let one = |connector, name: &str| {
             let visit = runtime.block_on(visit(&net, connector, &KINDS[0], name));
-            assert!(visit.result.is_ok() || with_plain, "loss {loss}, seed {seed}: {visit:?}");
+            if visit.result.is_err() && !with_plain {
+                let flows = net.lab.tap().flows();
+                let ladders: String = visit.flows(&flows).iter().map(ToString::to_string).collect();
+                panic!("loss {loss}, seed {seed}: {visit:?}\n{ladders}");
+            }
             visit
         };
         (0..3).for_each(|number| drop(one(&tfo, &format!("warm-{number}"))));

@@ -6,7 +6,8 @@ use std::path::PathBuf;
 use super::report::repository;
 
 /// Behind the name of a situation: later visits by the same connector.
-pub(crate) const LATER: [(usize, &str); 2] = [(1, ", second visit"), (3, ", fourth visit")];
+pub(crate) const LATER: [(usize, &str); 3] =
+    [(1, ", second visit"), (3, ", fourth visit"), (6, ", seventh visit")];
 
 /// One line of the table.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -52,13 +53,12 @@ pub(crate) fn lines() -> Vec<Line> {
     text.lines().filter_map(Line::parse).filter(|line| line.situation != "situation").collect()
 }
 
-/// Whether a line is of this situation, at its first visit or a later one.
-pub(crate) fn is_of(line: &Line, situation: &str) -> bool {
-    let later = line.situation.strip_prefix(situation);
-    later.is_some_and(|later| later.is_empty() || LATER.iter().any(|(_, name)| *name == later))
+/// The situation without the visit.
+pub(crate) fn situation(line: &Line) -> &str {
+    LATER.iter().find_map(|(_, later)| line.situation.strip_suffix(later)).unwrap_or(&line.situation)
 }
 
-/// Whether the client may say so in this situation.
-pub(crate) fn allowed(lines: &[Line], situation: &str, client: &str) -> bool {
-    lines.iter().any(|line| is_of(line, situation) && line.client == client)
+/// Whether the client may say so in this situation, at its first visit or a later one.
+pub(crate) fn allowed(lines: &[Line], of: &str, client: &str) -> bool {
+    lines.iter().any(|line| situation(line) == of && line.client == client)
 }

@@ -253,6 +253,8 @@ pub(crate) struct Net {
     pub(crate) addr: SocketAddr,
     /// As the requests have it, in place of the address.
     pub(crate) name: Option<&'static str>,
+    /// No request takes as long, unless very many packets are lost.
+    pub(crate) patience: Duration,
     servers: Vec<Server>,
 }
 
@@ -262,7 +264,8 @@ impl Net {
         let lab = hosts.rtt(row.rtt).seed(seed).build().expect("a lab");
         let server = lab.host("server");
         let addr = if v6 { server.addr_v6(80) } else { server.addr(80) };
-        let mut net = Self { lab, row, addr, name: None, servers: Vec::new() };
+        let mut net =
+            Self { lab, row, addr, name: None, patience: Duration::from_secs(12), servers: Vec::new() };
         let every = SocketAddr::new(net.every(), 80);
         net.servers = ["server", "other"].map(|name| Server::start(&net.lab.host(name), every)).into();
         net

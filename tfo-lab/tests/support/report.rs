@@ -62,13 +62,15 @@ fn head() -> String {
         "# The client on hostile paths\n\n\
          Written by the tests; measured, not edited. Again by:\n\n\
          ```\nTFO_HOSTILE=full TFO_LAB=require cargo test -p tfo-lab --test hostile --test losses\n```\n\n\
-         Machine: {} × {}; Linux {}; {}; {build} build; {}. Times are from the packet tap, from the first SYN \
+         Machine: {} × {}; Linux {}; {}; {build} build; {}; load average \
+         {} at the end. Times are from the packet tap, from the first SYN \
          to the first byte of the answer.\n",
         thread::available_parallelism().map_or(1, usize::from),
         model.trim_start_matches([' ', '\t', ':']),
         read("/proc/sys/kernel/osrelease").trim(),
         output("rustc", &["--version"]),
         output("date", &["-u", "+%F"]),
+        read("/proc/loadavg").split(' ').take(3).collect::<Vec<_>>().join(" "),
     )
 }
 

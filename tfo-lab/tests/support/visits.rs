@@ -16,9 +16,6 @@ use tokio::time::timeout;
 
 use super::paths::{KINDS, Kind, Net, Plain};
 
-/// No request takes as long, unless a fifth of the packets is lost.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(12);
-
 /// One request.
 #[derive(Debug)]
 pub(crate) struct Visit {
@@ -96,7 +93,7 @@ pub(crate) async fn visit<C: Connect + Clone + Send + Sync + 'static>(
     let mut request = request.expect("a request");
     let captured = capture_connection(&mut request);
     let begun = tap.now();
-    let result = timeout(PATIENCE, async {
+    let result = timeout(net.patience, async {
         let response = client.request(request).await.map_err(|error| format!("{error:?}"))?;
         let body = response.into_body().collect().await.map_err(|error| format!("{error:?}"))?;
         match &body.to_bytes()[..] {
@@ -104,7 +101,7 @@ pub(crate) async fn visit<C: Connect + Clone + Send + Sync + 'static>(
             other => Err(format!("another answer: {other:?}")),
         }
     });
-    let result = result.await.unwrap_or_else(|_| Err(format!("no answer within {PATIENCE:?}")));
+    let result = result.await.unwrap_or_else(|_| Err(format!("no answer within {:?}", net.patience)));
     let ended = tap.now();
     let mut extensions = Extensions::new();
     if let Some(connected) = captured.connection_metadata().as_ref() {
