@@ -167,7 +167,7 @@ lab_tests! {
     /// A GET rides and the POST behind it waits, also where the SYN is not answered, or nothing follows: it is
     /// executed once.
     fn what_follows_a_ride_goes_out_once_on_a_bad_path() {
-        let bad: [(&str, fn(&Lab)); 5] = [
+        let bad: [(&str, Break); 5] = [
             ("nothing", |_| {}),
             ("RST", |lab| drop(lab.middlebox(ResetSyn::with_data()))),
             ("SYN dropped", |lab| drop(lab.middlebox(DropSynData::new()))),
@@ -344,6 +344,9 @@ lab_tests! {
         assert_eq!(options > 0, text.starts_with("Asked"), "{}", lab.tap().ladder());
     }
 }
+
+/// Makes a path bad.
+type Break = fn(&Lab);
 
 fn by(policy: &SynData) -> TfoConnector {
     let mut connector = TfoConnector::new();
