@@ -27,10 +27,9 @@ async fn main() -> Result<(), Box<dyn Error>> {
 
     // A rule: this service knows its idempotency keys, so these requests may come twice.
     let mut by_rule = TfoConnector::new();
-    by_rule.set_syn_data(SynData::rule(|head| match head.headers.contains_key("idempotency-key") {
-        _ if head.method.is_safe() => Ride::Repeatable,
-        true => Ride::Repeatable,
-        false => Ride::No,
+    by_rule.set_syn_data(SynData::rule(|head| {
+        let known = head.method.is_safe() || head.headers.contains_key("idempotency-key");
+        if known { Ride::Repeatable } else { Ride::No }
     }));
     visit("a POST by a rule", &by_rule, Method::POST, &uri).await?;
 

@@ -206,9 +206,9 @@ impl From<ConnectError> for io::Error {
 /// Give it the error of the request itself: it looks through all sources.
 pub fn is_connect_error(error: &(dyn StdError + 'static)) -> bool {
     connect_error(error).is_some()
-        || error.downcast_ref::<hyper_util::client::legacy::Error>().is_some_and(|error| {
-            error.is_connect() || error.connect_info().is_some_and(|connected| has_failed(connected))
-        })
+        || error
+            .downcast_ref::<hyper_util::client::legacy::Error>()
+            .is_some_and(|error| error.is_connect() || error.connect_info().is_some_and(has_failed))
 }
 
 /// With HTTP/2 hyper does not pass the error on.

@@ -47,8 +47,8 @@ impl SynData {
     /// ones too.
     ///
     /// The rule sees the head of the request: method, URI (with HTTP/1 without host, which is in the
-    /// headers) and headers. It runs on the connection's task, once for each request, and must not
-    /// block.
+    /// headers) and headers. It runs on the connection's task, and must not block; it may be asked
+    /// about a request more than once.
     ///
     /// It is not asked about what it could not judge, which does not ride: a head that is not
     /// complete in the first flight, or has errors; with HTTP/1 a body without a length

@@ -28,7 +28,9 @@ use tfo_http::{
     ConnInfo, ConnectErrorKind, Reason, Ride, SynData, SynOutcome, TfoConnector, Warm, connect_error,
 };
 use tfo_http_server::TfoListener;
-use tfo_lab::{DropSynData, Flow, HoldProof, Host, Lab, ResetSyn, lab_tests};
+use tfo_lab::{
+    BlackholeAnswers, DropDataSynAck, DropSynData, Flow, HoldProof, Host, Lab, ResetSyn, lab_tests,
+};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::sync::oneshot;
 use tonic::body::Body;
@@ -162,26 +164,36 @@ lab_tests! {
         assert_eq!(flows.len(), 1);
     }
 
-    /// A GET rides and the POST behind it waits, also when the SYN is not answered: it is executed once.
+    /// A GET rides and the POST behind it waits, also where the SYN is not answered, or nothing follows: it is
+    /// executed once.
     fn what_follows_a_ride_goes_out_once_on_a_bad_path() {
-        for refused in [true, false] {
+        let bad: [(&str, Break); 5] = [
+            ("nothing", |_| {}),
+            ("RST", |lab| drop(lab.middlebox(ResetSyn::with_data()))),
+            ("SYN dropped", |lab| drop(lab.middlebox(DropSynData::new()))),
+            ("SYN-ACK dropped", |lab| drop(lab.middlebox(DropDataSynAck::new()))),
+            ("answers dropped", |lab| drop(lab.middlebox(BlackholeAnswers::new()))),
+        ];
+        for (name, make) in bad {
             let lab = Lab::builder().rtt(RTT).build().unwrap();
             let (client, host) = (lab.host("client"), lab.host("server"));
             let (server, addr) = (Server::start(&host, host.addr(80)), host.addr(80));
             run(&client, Runtime::CurrentThread, async move { fetch_cookie(addr).await });
-            break_path(&lab, refused);
+            make(&lab);
             run(&client, Runtime::CurrentThread, async move {
                 let mut stream = dial(&TfoConnector::new(), addr).await;
-                stream.write_all(b"GET /a HTTP/1.1\r\nHost: h\r\n\r\nPOST /b HTTP/1.1\r\nHost: h\r\nContent-Length: 1\r\nConnection: close\r\n\r\nx").await.unwrap();
+                let get = b"GET /a HTTP/1.1\r\nHost: h\r\n\r\n";
+                let post = b"POST /b HTTP/1.1\r\nHost: h\r\nContent-Length: 1\r\nConnection: close\r\n\r\nx";
+                stream.write_all(&[&get[..], post].concat()).await.unwrap();
                 stream.flush().await.unwrap();
                 let mut answers = String::new();
                 stream.read_to_string(&mut answers).await.unwrap();
                 assert_eq!(answers.matches("200 OK").count(), 2, "{answers}");
             });
             let posts = server.seen().iter().filter(|seen| seen.method == Method::POST).count();
-            assert_eq!(posts, 1, "refused {refused}");
+            assert_eq!(posts, 1, "{name}: {}", lab.tap().ladder());
             let syn = flows(&lab, 80)[1].syn().payload().to_vec();
-            assert_eq!(syn, b"GET /a HTTP/1.1\r\nHost: h\r\n\r\n");
+            assert_eq!(syn, b"GET /a HTTP/1.1\r\nHost: h\r\n\r\n", "{name}");
         }
     }
 
@@ -332,6 +344,9 @@ lab_tests! {
         assert_eq!(options > 0, text.starts_with("Asked"), "{}", lab.tap().ladder());
     }
 }
+
+/// Makes a path bad.
+type Break = fn(&Lab);
 
 fn by(policy: &SynData) -> TfoConnector {
     let mut connector = TfoConnector::new();

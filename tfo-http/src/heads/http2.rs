@@ -98,3 +98,70 @@ impl AsyncWrite for Wire {
         Poll::Ready(Ok(()))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn frame(kind: u8, flags: u8, stream: u8, payload: &[u8]) -> Vec<u8> {
+        [&[0, 0, payload.len() as u8, kind, flags, 0, 0, 0, stream], payload].concat()
+    }
+
+    /// A request for a path of two bytes.
+    fn request(stream: u8, flags: u8, method: u8, path: &[u8; 2]) -> Vec<u8> {
+        let block = [&[method, 0x86, 0x41, 1, b'h', 0x04, 2], &path[..]].concat();
+        frame(frames::HEADERS, flags, stream, &block)
+    }
+
+    /// Where the cut is, counted in frames, what the rule was asked, and the stop.
+    fn judged(parts: &[Vec<u8>]) -> (usize, Vec<String>, Option<Reason>) {
+        let start = [PREFACE, &frame(4, 0, 0, &[])].concat();
+        let mut asked = Vec::new();
+        let clearance = judge(&[start.clone(), parts.concat()].concat(), |head| {
+            asked.push(format!("{} {}", head.method, head.uri.path()));
+            if head.uri.path() == "/n" { Ride::No } else { Ride::Repeatable }
+        });
+        let mut end = start.len();
+        let mut cut = usize::from(clearance.early >= end) * 100;
+        for (at, part) in parts.iter().enumerate() {
+            end += part.len();
+            cut = if clearance.early >= end { at + 1 } else { cut };
+        }
+        (cut, asked, clearance.stop)
+    }
+
+    const GET: u8 = 0x82;
+    const POST: u8 = 0x83;
+    const OPEN: u8 = frames::END_HEADERS;
+    const WHOLE: u8 = frames::END_HEADERS | frames::END_STREAM;
+
+    #[test]
+    fn every_request_is_asked_about_in_its_turn() {
+        let call = [request(1, OPEN, POST, b"/a"), frame(frames::DATA, 1, 1, b"body")];
+        assert_eq!(judged(&call), (2, vec!["POST /a".to_owned()], None));
+        let more = [&call[..], &[request(3, WHOLE, GET, b"/n"), request(5, WHOLE, GET, b"/b")]].concat();
+        let asked = vec!["POST /a".to_owned(), "GET /n".to_owned()];
+        assert_eq!(judged(&more), (2, asked, Some(Reason::ByRule)));
+        let refused = [request(1, OPEN, POST, b"/n"), frame(frames::DATA, 1, 1, b"body")];
+        assert_eq!(judged(&refused), (0, vec!["POST /n".to_owned()], Some(Reason::ByRule)));
+        assert_eq!(judged(&[]), (100, vec![], None), "furniture may ride");
+    }
+
+    /// h2 forgets what it has not handed out when an error follows: then nothing rides.
+    #[test]
+    fn what_a_server_would_not_read_does_not_ride() {
+        let first = request(1, WHOLE, GET, b"/a");
+        for (second, cut) in [
+            (request(4, WHOLE, GET, b"/b"), 0),
+            (frame(frames::HEADERS, WHOLE, 3, b"\xff\xff\xff"), 0),
+            (frame(5, 4, 1, b""), 0),
+            (frame(0xfa, 0, 0, b"what"), 1),
+            (request(3, WHOLE, GET, b"/b")[..15].to_vec(), 1),
+            (request(3, WHOLE, GET, b"/b")[..5].to_vec(), 1),
+        ] {
+            let (seen, asked, stop) = judged(&[first.clone(), second.clone()]);
+            assert_eq!((seen, asked.len()), (cut, cut), "{second:x?}");
+            assert!(matches!(stop, Some(Reason::NotReplaySafe(_))), "{second:x?}: {stop:?}");
+        }
+    }
+}
