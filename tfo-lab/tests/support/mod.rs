@@ -3,6 +3,7 @@
 #![allow(dead_code, reason = "each test binary uses a part of it")]
 
 pub(crate) mod http;
+pub(crate) mod subject;
 pub(crate) mod tcp;
 
 use std::io::{self, IoSlice, Read, Write};
