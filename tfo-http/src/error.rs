@@ -3,6 +3,11 @@ use std::fmt;
 use std::io;
 use std::net::SocketAddr;
 
+use http::Extensions;
+use hyper_util::client::legacy;
+
+use crate::info::{ConnInfo, SynOutcome};
+
 pub(crate) type BoxError = Box<dyn StdError + Send + Sync>;
 
 /// A connection that did not come about: what failed, for which address, and (as the source) why.
@@ -135,12 +140,21 @@ impl From<ConnectError> for io::Error {
 /// `hyper_util::client::legacy::Error::is_connect` is true, and for a deferred connect that failed
 /// after hyper had begun to use it, for which that is false.
 ///
-/// Give it the error of the request itself: it looks through all sources.
+/// Give it the error of the request itself: it looks through all sources. HTTP/2 keeps of an error
+/// only its text; then the [`ConnInfo`] of the connection is asked, if the error has one.
 pub fn is_connect_error(error: &(dyn StdError + 'static)) -> bool {
     connect_error(error).is_some()
         || error
-            .downcast_ref::<hyper_util::client::legacy::Error>()
-            .is_some_and(hyper_util::client::legacy::Error::is_connect)
+            .downcast_ref::<legacy::Error>()
+            .is_some_and(|error| error.is_connect() || handshake_failed(error))
+}
+
+fn handshake_failed(error: &legacy::Error) -> bool {
+    let mut extensions = Extensions::new();
+    if let Some(connected) = error.connect_info() {
+        connected.get_extras(&mut extensions);
+    }
+    extensions.get::<ConnInfo>().is_some_and(|info| info.outcome() == SynOutcome::Failed)
 }
 
 /// The [`ConnectError`] among an error and its sources, if there is one.

@@ -6,7 +6,7 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::sync::mpsc;
 use tokio::time::{sleep, timeout};
 
-use crate::stage::{Stage, Syn, client, get, head, mirror, request, settle, soon};
+use crate::stage::{EMPTY, Stage, Syn, client, get, head, mirror, request, settle, soon};
 use crate::support::subject::Subject;
 
 pub(crate) fn a_connect_begins_with_the_first_poll<C: Subject>() {
@@ -68,21 +68,28 @@ pub(crate) fn a_response_future_dropped_closes_the_connection<C: Subject>() {
     let _server = stage.serve(move |mut stream| {
         let heads = heads.clone();
         async move {
-            heads.send(head(&mut stream).await).unwrap();
+            let Some(first) = head(&mut stream).await else { return };
+            if first.starts_with("GET /warm ") {
+                stream.write_all(EMPTY).await.unwrap();
+                return;
+            }
+            heads.send(first).unwrap();
             assert_eq!(stream.read(&mut [0]).await.unwrap_or(0), 0, "only the end comes");
         }
     });
-    let (watched, uri) = (stage.watched(), stage.uri("/"));
+    let (watched, uri, warm) = (stage.watched(), stage.uri("/"), stage.uri("/warm"));
     let log = watched.log.clone();
     stage.run(async move {
         let client = client(watched);
+        get(&client, &warm).await;
+        log.dropped(1).await;
         tokio::select! {
             _ = client.request(request(&uri)) => panic!("nobody answers"),
-            head = seen.recv() => assert!(head.flatten().is_some()),
+            head = seen.recv() => assert!(head.is_some()),
         }
-        log.dropped(1).await;
+        log.dropped(2).await;
     });
-    stage.shows(&[Syn::Rode]);
+    stage.shows(&[Syn::Rode, Syn::Rode]);
 }
 
 /// The next request is as good as if there had been none before.

@@ -13,7 +13,7 @@ use hyper::{Response, Uri, Version};
 use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
 use hyper_util::client::legacy::connect::Connect;
 use hyper_util::rt::{TokioExecutor, TokioIo};
-use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
+use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair};
 use rustls::crypto::{CryptoProvider, aws_lc_rs};
 use rustls::pki_types::PrivatePkcs8KeyDer;
 use rustls::{ClientConfig, NamedGroup, RootCertStore, ServerConfig};
@@ -232,8 +232,9 @@ fn native_over<T>(connector: T, ca: &Ca) -> hyper_tls::HttpsConnector<T> {
     hyper_tls::HttpsConnector::from((connector, tls.into()))
 }
 
-const CLASSICAL: NamedGroup = NamedGroup::X25519;
-const HYBRID: NamedGroup = NamedGroup::X25519MLKEM768;
+/// With the curve of the certificates, which TLS 1.2 asks for.
+const CLASSICAL: &[NamedGroup] = &[NamedGroup::X25519, NamedGroup::secp256r1];
+const HYBRID: &[NamedGroup] = &[NamedGroup::X25519MLKEM768];
 
 /// A CA and a certificate of the server.
 struct Ca {
@@ -246,20 +247,23 @@ struct Ca {
 impl Ca {
     fn new() -> Self {
         let mut params = CertificateParams::default();
+        params.distinguished_name.push(DnType::CommonName, "a CA of our own");
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         let root_key = KeyPair::generate().unwrap();
         let root = params.self_signed(&root_key).unwrap();
         let issuer = Issuer::new(params, root_key);
         let key = KeyPair::generate().unwrap();
-        let certificate = CertificateParams::new([NAME.to_owned()]).unwrap().signed_by(&key, &issuer).unwrap();
+        let mut params = CertificateParams::new([NAME.to_owned()]).unwrap();
+        params.distinguished_name.push(DnType::CommonName, NAME);
+        let certificate = params.signed_by(&key, &issuer).unwrap();
         Self { root_pem: root.pem(), root: root.der().clone(), certificate, key }
     }
 
-    fn client(&self, group: NamedGroup) -> ClientConfig {
+    fn client(&self, groups: &[NamedGroup]) -> ClientConfig {
         let mut roots = RootCertStore::empty();
         roots.add(self.root.clone()).unwrap();
         let mut provider = provider();
-        provider.kx_groups.retain(|known| known.name() == group);
+        provider.kx_groups.retain(|known| groups.contains(&known.name()));
         let builder = ClientConfig::builder_with_provider(provider.into()).with_safe_default_protocol_versions();
         builder.unwrap().with_root_certificates(roots).with_no_client_auth()
     }
