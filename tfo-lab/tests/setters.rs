@@ -194,9 +194,10 @@ lab_tests! {
         }
     }
 
-    /// There is one local port. With the option it serves connections to several servers.
+    /// There is one local port. With the option it serves connections to several servers. `HttpConnector`
+    /// sets it behind its `bind`, where it is too late.
     fn reuse_address() {
-        for (way, reuse) in WAYS.into_iter().flat_map(|way| [(way, false), (way, true)]) {
+        for (way, reuse) in WAYS[1..].iter().flat_map(|&way| [(way, false), (way, true)]) {
             let lab = Lab::builder().rtt(RTT).build().unwrap();
             let (client, server) = (lab.host("client"), lab.host("server"));
             let addrs = [server.addr(80), server.addr(81)];
@@ -212,10 +213,11 @@ lab_tests! {
                 };
                 let mut first = way.connect(set_up, uri(addrs[0])).await.unwrap();
                 exchange(&mut first).await;
+                // There is a cookie now, if there was none before.
                 if reuse {
-                    exchange(&mut way.connect(set_up, uri(addrs[1])).await.unwrap()).await;
+                    exchange(&mut Way::Deferred.connect(set_up, uri(addrs[1])).await.unwrap()).await;
                 } else {
-                    let error = way.error(set_up, uri(addrs[1])).await;
+                    let error = Way::Deferred.error(set_up, uri(addrs[1])).await;
                     assert!(format!("{error:?}").contains("AddrInUse"), "{error:?}");
                 }
             });
@@ -330,7 +332,7 @@ async fn warm(way: Way, addr: SocketAddr) {
 
 /// Connections, set up in the same way: one of `HttpConnector`, an ordinary one, and a deferred one. Each
 /// does the work, and can cut the wire.
-fn both_ways<F>(
+fn every_way<F>(
     set_up: impl Fn(&mut dyn Settings) + Copy + Send + 'static,
     work: impl Fn(Box<dyn Stream>, Arc<AtomicBool>) -> F + Clone + Send + 'static,
     look: impl Fn(&Flow),
@@ -351,7 +353,8 @@ where
         let work = work.clone();
         run(&client, Runtime::CurrentThread, async move {
             warm(way, addr).await;
-            work(way.connect(set_up, uri(addr)).await.unwrap(), cut).await;
+            let stream = way.connect(set_up, uri(addr)).await.unwrap();
+            work(stream, cut).await;
         });
         let flow = flows(&lab, 80).pop().unwrap();
         look(&flow);
