@@ -2,12 +2,14 @@
 
 use std::time::Duration;
 
+use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::sync::mpsc;
 use tokio::time::{sleep, timeout};
 
 use crate::stage::{EMPTY, Stage, Syn, client, get, head, mirror, request, settle, soon};
 use crate::support::subject::Subject;
+use crate::support::tcp::GET;
 
 pub(crate) fn a_connect_begins_with_the_first_poll<C: Subject>() {
     let stage = Stage::<C>::new();
@@ -90,6 +92,51 @@ pub(crate) fn a_response_future_dropped_closes_the_connection<C: Subject>() {
         log.dropped(2).await;
     });
     stage.shows(&[Syn::Rode, Syn::Rode]);
+}
+
+/// The same where no ride has been answered yet: others may still be the connection.
+pub(crate) fn a_response_future_dropped_before_any_answer<C: Subject>() {
+    let stage = Stage::<C>::new();
+    let (heads, mut seen) = mpsc::unbounded_channel();
+    let _server = stage.serve(move |mut stream| {
+        let heads = heads.clone();
+        async move {
+            heads.send(head(&mut stream).await).unwrap();
+            heads.send(head(&mut stream).await).unwrap();
+        }
+    });
+    let (watched, uri) = (stage.watched(), stage.uri("/"));
+    let log = watched.log.clone();
+    stage.run(async move {
+        let client = client(watched);
+        tokio::select! {
+            _ = client.request(request(&uri)) => panic!("nobody answers"),
+            head = seen.recv() => assert!(head.flatten().is_some()),
+        }
+        log.dropped(1).await;
+        assert_eq!(soon(seen.recv()).await.unwrap(), None, "the server sees the end");
+    });
+    stage.shows(&[Syn::Rode]);
+}
+
+/// A server that wants to see the end of all requests before it answers.
+pub(crate) fn a_request_with_an_end_behind_it<C: Subject>() {
+    let stage = Stage::<C>::new();
+    let _server = stage.serve(|mut stream| async move {
+        let mut all = Vec::new();
+        stream.read_to_end(&mut all).await.unwrap();
+        stream.write_all(&all).await.unwrap();
+    });
+    let (mut connector, uri) = (stage.connector(), stage.uri("/"));
+    stage.run(async move {
+        let mut stream = TokioIo::new(connector.call(uri).await.unwrap());
+        stream.write_all(GET).await.unwrap();
+        soon(stream.shutdown()).await.unwrap();
+        let mut echo = Vec::new();
+        soon(stream.read_to_end(&mut echo)).await.unwrap();
+        assert_eq!(echo, GET);
+    });
+    stage.shows(&[Syn::Rode]);
 }
 
 /// The next request is as good as if there had been none before.

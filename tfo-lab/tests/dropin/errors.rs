@@ -79,9 +79,8 @@ pub(crate) fn silent<C: Subject>() {
     let mut connector = stage.connector();
     connector.set_connect_timeout(Some(Duration::from_millis(600)));
     let begun = Instant::now();
-    let error = stage.run(async move {
-        soon(send(&client(Watched::new(connector)), request(&uri))).await.unwrap_err()
-    });
+    let error = stage
+        .run(async move { soon(send(&client(Watched::new(connector)), request(&uri))).await.unwrap_err() });
     let took = begun.elapsed();
     assert!(is_connect::<C>(&error) && is_connect_error(&error), "{error:?}");
     assert!(took >= Duration::from_millis(550) && took < Duration::from_secs(4), "{took:?}");
@@ -103,7 +102,11 @@ pub(crate) fn names_that_have_no_address<C: Subject>() {
             let uri: Uri = format!("http://{name}/").parse().unwrap();
             let error = send(&client, request(&uri)).await.unwrap_err();
             assert!(error.is_connect() && is_connect_error(&error), "{error:?}");
-            assert!(name == "empty.test" || all(&error).contains("no such name: unknown.test"), "{}", all(&error));
+            assert!(
+                name == "empty.test" || all(&error).contains("no such name: unknown.test"),
+                "{}",
+                all(&error)
+            );
         }
         get(&client, &uri).await;
     });
@@ -137,7 +140,8 @@ pub(crate) fn uris_that_are_no_use<C: Subject>() {
 pub(crate) fn https_where_only_http_is_allowed<C: Subject>() {
     let stage = Stage::<C>::new();
     let _server = stage.serve(mirror);
-    let https: Uri = stage.uri("/").to_string().replace("http:", "https:").replace("2/", "2:80/").parse().unwrap();
+    let https: Uri =
+        stage.uri("/").to_string().replace("http:", "https:").replace("2/", "2:80/").parse().unwrap();
     let mut connector = stage.connector();
     stage.run(async move {
         let error = send(&client(connector.clone()), request(&https)).await.unwrap_err();

@@ -60,6 +60,8 @@ scenarios! {
         a_body_dropped_early_closes_the_connection
         a_body_dropped_at_once_closes_the_connection
         a_response_future_dropped_closes_the_connection
+        a_response_future_dropped_before_any_answer
+        a_request_with_an_end_behind_it
         a_connect_dropped_leaves_nothing
     }
     races {

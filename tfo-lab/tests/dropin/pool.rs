@@ -16,7 +16,8 @@ use tokio::sync::oneshot;
 use tokio::time::sleep;
 
 use crate::stage::{
-    EMPTY, PlainBody, Stage, Syn, answer_once, builder, client, get, head, mirror, request, send, settle, soon,
+    EMPTY, PlainBody, Stage, Syn, answer_once, builder, client, get, head, mirror, request, send, settle,
+    soon,
 };
 use crate::support::subject::Subject;
 
@@ -28,7 +29,9 @@ pub(crate) fn keep_alive_serves_two_requests_on_one_connection<C: Subject>() {
     stage.run(async move {
         let client = client(watched);
         for uri in [one, two] {
-            assert!(get(&client, &uri).await.starts_with(format!("GET {} HTTP/1.1\r\n", uri.path()).as_bytes()));
+            assert!(
+                get(&client, &uri).await.starts_with(format!("GET {} HTTP/1.1\r\n", uri.path()).as_bytes())
+            );
             assert_eq!((log.connects(), log.drops()), (1, 0));
         }
     });
@@ -38,7 +41,8 @@ pub(crate) fn keep_alive_serves_two_requests_on_one_connection<C: Subject>() {
 /// The body is not allowed, and cannot be told from the next answer.
 pub(crate) fn an_answer_to_head_with_a_body_ends_the_connection<C: Subject>() {
     let stage = Stage::<C>::new();
-    let _server = stage.serve(|stream| answer_once(stream, "HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello"));
+    let _server =
+        stage.serve(|stream| answer_once(stream, "HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello"));
     let (watched, uri) = (stage.watched(), stage.uri("/"));
     let log = watched.log.clone();
     stage.run(async move {

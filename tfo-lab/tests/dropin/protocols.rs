@@ -14,7 +14,9 @@ use tfo_http::{ConnInfo, SynOutcome};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
-use crate::stage::{NOT_THESE, PlainBody, Stage, Syn, WatchedIo, builder, client, get, head, mirror, request, send, soon};
+use crate::stage::{
+    NOT_THESE, PlainBody, Stage, Syn, WatchedIo, builder, client, get, head, mirror, request, send, soon,
+};
 use crate::support::subject::Subject;
 use crate::support::tcp::TcpServer;
 
@@ -45,7 +47,8 @@ pub(crate) fn host_is_left_out<C: Subject>() {
     let (watched, uri) = (stage.watched(), stage.uri("/page?query"));
     stage.run(async move {
         let client = builder().set_host(false).build(watched);
-        let target = format!("GET {uri} HTTP/1.1\r\n\r\n").replace(&format!("http://{}", uri.authority().unwrap()), "");
+        let target = format!("GET {uri} HTTP/1.1\r\n\r\n")
+            .replace(&format!("http://{}", uri.authority().unwrap()), "");
         assert_eq!(get(&client, &uri).await, target);
     });
     stage.shows(&[Syn::Rode]);

@@ -38,7 +38,8 @@ pub(crate) fn authority_form_for_connect<C: Subject>() {
         stream.write_all(EMPTY).await.unwrap();
         let _ = stream.read(&mut [0]).await;
     });
-    let (watched, uri) = (stage.watched().proxied(), "http://10.0.0.2:80/useless/path".parse::<Uri>().unwrap());
+    let (watched, uri) =
+        (stage.watched().proxied(), "http://10.0.0.2:80/useless/path".parse::<Uri>().unwrap());
     stage.run(async move {
         let connect = Request::connect(uri).body(PlainBody::default()).unwrap();
         assert!(soon(client(watched).request(connect)).await.unwrap().status().is_success());
@@ -199,7 +200,9 @@ pub(crate) fn proxies_that_refuse_or_talk_nonsense_or_hang_up<C: Subject>() {
     for (says, why) in tunnels {
         bad::<C, _>(says, why, Tunnel::new);
     }
-    for (says, why) in [(&[5, 0xFF][..], "auth"), (&[4, 0], ""), (b"HTTP/1.1 400 Bad Request\r\n\r\n", ""), (b"", "")] {
+    for (says, why) in
+        [(&[5, 0xFF][..], "auth"), (&[4, 0], ""), (b"HTTP/1.1 400 Bad Request\r\n\r\n", ""), (b"", "")]
+    {
         bad::<C, _>(says, why, SocksV5::new);
     }
 }
@@ -229,7 +232,10 @@ pub(crate) fn a_proxy_that_is_not_there<C: Subject>() {
     let stage = Stage::<C>::new();
     let (tunnel, socks) = (
         Tunnel::new(stage.uri("/"), stage.connector()),
-        SocksV5::new(Uri::try_from(format!("http://{}/", SocketAddr::from((stage.addr().ip(), 81)))).unwrap(), stage.connector()),
+        SocksV5::new(
+            Uri::try_from(format!("http://{}/", SocketAddr::from((stage.addr().ip(), 81)))).unwrap(),
+            stage.connector(),
+        ),
     );
     stage.run(async move {
         let uri: Uri = NAMED.parse().unwrap();

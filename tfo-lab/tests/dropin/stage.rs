@@ -120,8 +120,7 @@ impl<C: Subject> Stage<C> {
     /// Exactly these connections were made to the server: with TCP Fast Open in this way, else plain.
     pub(crate) fn shows(&self, expected: &[Syn]) {
         let seen: Vec<_> = self.flows().iter().map(Syn::of).collect();
-        let expected: Vec<_> =
-            expected.iter().map(|syn| if C::DEFERS { *syn } else { Syn::Plain }).collect();
+        let expected: Vec<_> = expected.iter().map(|syn| if C::DEFERS { *syn } else { Syn::Plain }).collect();
         assert!(seen == expected, "{NOT_THESE}{expected:?}, but {seen:?}\n{}", self.lab.tap().ladder());
     }
 }
@@ -351,11 +350,7 @@ impl<T: Read + Unpin> Read for WatchedIo<T> {
 }
 
 impl<T: Write + Unpin> Write for WatchedIo<T> {
-    fn poll_write(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        bytes: &[u8],
-    ) -> Poll<io::Result<usize>> {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         Pin::new(&mut self.io).poll_write(cx, bytes)
     }
 

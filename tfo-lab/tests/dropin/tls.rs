@@ -92,7 +92,10 @@ pub(crate) fn a_hello_that_does_not_fit<C: Subject>() {
         let acceptor = acceptor.clone();
         async move {
             let stream = acceptor.accept(stream).await.unwrap();
-            assert_eq!(stream.get_ref().1.negotiated_key_exchange_group().unwrap().name(), NamedGroup::X25519MLKEM768);
+            assert_eq!(
+                stream.get_ref().1.negotiated_key_exchange_group().unwrap().name(),
+                NamedGroup::X25519MLKEM768
+            );
             mirror(stream).await;
         }
     });
@@ -165,7 +168,8 @@ pub(crate) fn a_certificate_that_nobody_signed<C: Subject>() {
 pub(crate) fn refused_behind_tls<C: Subject>() {
     let stage = Stage::<C>::new();
     let ca = Ca::new();
-    let (rustls, native) = (rustls_over(stage.watched_any(), ca.client(CLASSICAL)), native_over(stage.watched_any(), &ca));
+    let (rustls, native) =
+        (rustls_over(stage.watched_any(), ca.client(CLASSICAL)), native_over(stage.watched_any(), &ca));
     let errors = stage.run(async move {
         let uri: Uri = URI.parse().unwrap();
         [
@@ -264,13 +268,15 @@ impl Ca {
         roots.add(self.root.clone()).unwrap();
         let mut provider = provider();
         provider.kx_groups.retain(|known| groups.contains(&known.name()));
-        let builder = ClientConfig::builder_with_provider(provider.into()).with_safe_default_protocol_versions();
+        let builder =
+            ClientConfig::builder_with_provider(provider.into()).with_safe_default_protocol_versions();
         builder.unwrap().with_root_certificates(roots).with_no_client_auth()
     }
 
     fn acceptor(&self, protocols: &[&[u8]]) -> TlsAcceptor {
         let key = PrivatePkcs8KeyDer::from(self.key.serialize_der());
-        let builder = ServerConfig::builder_with_provider(provider().into()).with_safe_default_protocol_versions();
+        let builder =
+            ServerConfig::builder_with_provider(provider().into()).with_safe_default_protocol_versions();
         let builder = builder.unwrap().with_no_client_auth();
         let mut config = builder.with_single_cert(vec![self.certificate.der().clone()], key.into()).unwrap();
         config.alpn_protocols = protocols.iter().map(|protocol| protocol.to_vec()).collect();
@@ -310,7 +316,8 @@ impl Process {
         let directory = tempfile::tempdir().unwrap();
         ca.write(directory.path());
         let port = addr.port().to_string();
-        let args = ["s_server", "-4", "-accept", &port, "-cert", "cert.pem", "-key", "key.pem", "-www", "-quiet"];
+        let args =
+            ["s_server", "-4", "-accept", &port, "-cert", "cert.pem", "-key", "key.pem", "-www", "-quiet"];
         let command = host.command(need("openssl")).args(args).current_dir(directory.path());
         let child = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
         Self { child, _directory: directory }.ready(host, addr)
