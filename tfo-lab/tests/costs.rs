@@ -76,7 +76,7 @@ const NOT_COUNTED: [&str; 2] = ["epoll_wait", "fcntl"];
 
 const THEIRS: &str = "close 1, connect 1, epoll_ctl 2, getpeername 1, getsockname 1, getsockopt 1, \
                       recvfrom 1, setsockopt 1, shutdown 1, socket 1, writev 1";
-/// It knows neither addresses nor deadlines, and gives what it sends to the reactor first.
+/// It knows neither its address nor a deadline: `getsockname` and the `write` are missing.
 const TOKIO_TFO: &str = "close 1, connect 1, epoll_ctl 2, getsockopt 1, recvfrom 1, sendto 1, \
                          setsockopt 1, shutdown 1, socket 1";
 const PLAIN: &str = "close 1, connect 1, epoll_ctl 2, getpeername 1, getsockname 1, getsockopt 1, \
