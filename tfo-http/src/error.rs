@@ -203,7 +203,8 @@ impl From<ConnectError> for io::Error {
 /// `hyper_util::client::legacy::Error::is_connect` is true, and for a deferred connect that failed
 /// after hyper had begun to use it, for which that is false.
 ///
-/// Give it the error of the request itself: it looks through all sources.
+/// Give it the error of the request itself: it looks through all sources. HTTP/2 keeps of an error
+/// only its text; then the [`ConnInfo`] of the connection is asked, if the error has one.
 pub fn is_connect_error(error: &(dyn StdError + 'static)) -> bool {
     connect_error(error).is_some()
         || error

@@ -1,4 +1,5 @@
-//! What a connector was told shows on the wire, on ordinary connections and on deferred ones.
+//! What a connector was told shows on the wire: with `HttpConnector`, and with ours on ordinary connections
+//! and on deferred ones.
 
 #![expect(clippy::unwrap_used, reason = "tests")]
 #![cfg_attr(not(target_os = "linux"), allow(unused, reason = "no lab elsewhere"))]
@@ -7,19 +8,22 @@ mod support;
 
 use std::future::poll_fn;
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::Poll;
 use std::time::{Duration, Instant};
 
+use hyper::Uri;
+use hyper_util::client::legacy::connect::HttpConnector;
 use support::flows;
 use support::http::{Runtime, run};
-use support::tcp::{GET, TcpServer, dial, fetch_cookie, phase, uri};
-use tfo_http::{TfoConnector, TfoStream, is_connect_error};
+use support::subject::{Names, Settings, Subject};
+use support::tcp::{GET, TcpServer, fetch_cookie, phase, uri};
+use tfo_http::{TfoConnector, is_connect_error};
 use tfo_lab::{Flow, Lab, Packet, Record, Verdict, lab_tests};
-use tokio::io::{AsyncReadExt as _, AsyncWrite as _, AsyncWriteExt as _};
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::time::{sleep, timeout};
 use tower_service::Service as _;
 
@@ -29,7 +33,7 @@ lab_tests! {
     /// Without it the second small segment waits for the first one's acknowledgment (Nagle).
     fn nodelay() {
         for nodelay in [false, true] {
-            both_ways(move |connector| connector.set_nodelay(nodelay), move |mut stream, _| async move {
+            every_way(move |connector| connector.set_nodelay(nodelay), move |mut stream, _| async move {
                 exchange(&mut stream).await;
                 stream.write_all(b"one").await.unwrap();
                 stream.write_all(b"two").await.unwrap();
@@ -45,7 +49,7 @@ lab_tests! {
     }
 
     fn keepalive() {
-        both_ways(|connector| {
+        every_way(|connector| {
             connector.set_keepalive(Some(Duration::from_secs(2)));
             connector.set_keepalive_interval(Some(Duration::from_secs(1)));
             connector.set_keepalive_retries(Some(2));
@@ -74,7 +78,7 @@ lab_tests! {
 
     fn receive_buffer() {
         let window = |size| {
-            both_ways(move |connector| connector.set_recv_buffer_size(size), |mut stream, _| async move {
+            every_way(move |connector| connector.set_recv_buffer_size(size), |mut stream, _| async move {
                 exchange(&mut stream).await;
             }, |_| {}).map(|flow| window(flow.syn()))
         };
@@ -86,7 +90,7 @@ lab_tests! {
     /// How much the kernel takes while nothing arrives.
     fn send_buffer() {
         for (size, expected) in [(Some(4096), 0..60_000), (Some(500_000), 60_000..4_000_000)] {
-            both_ways(move |connector| connector.set_send_buffer_size(size), move |mut stream, cut| {
+            every_way(move |connector| connector.set_send_buffer_size(size), move |mut stream, cut| {
                 let expected = expected.clone();
                 async move {
                     exchange(&mut stream).await;
@@ -106,7 +110,7 @@ lab_tests! {
     }
 
     fn user_timeout() {
-        both_ways(|connector| {
+        every_way(|connector| {
             connector.set_tcp_user_timeout(Some(Duration::from_millis(700)));
         }, |mut stream, cut| async move {
             exchange(&mut stream).await;
@@ -119,7 +123,7 @@ lab_tests! {
 
     fn local_addresses() {
         let (v4, v6) = (Ipv4Addr::new(10, 0, 0, 77), "fd00::77".parse::<Ipv6Addr>().unwrap());
-        type Set = fn(&mut TfoConnector, Ipv4Addr, Ipv6Addr);
+        type Set = fn(&mut dyn Settings, Ipv4Addr, Ipv6Addr);
         let both: Set = |connector, v4, v6| connector.set_local_addresses(v4, v6);
         let one: Set = |connector, v4, _| connector.set_local_address(Some(v4.into()));
         let other: Set = |connector, _, v6| connector.set_local_address(Some(v6.into()));
@@ -132,19 +136,16 @@ lab_tests! {
             let addr = addrs[to];
             let (_server, _) = TcpServer::echo(&server, addr);
             run(&client, Runtime::CurrentThread, async move {
-                let mut connector = TfoConnector::new();
-                set(&mut connector, v4, v6);
-                for visit in 0..2 {
-                    let mut stream = dial(&connector, addr).await;
-                    assert_eq!(phase(&stream), if visit == 0 { "Open" } else { "Idle" });
-                    exchange(&mut stream).await;
-                    let expected: IpAddr = if to == 0 { v4.into() } else { v6.into() };
-                    assert_eq!(stream.conn_info().local_addr().unwrap().ip(), expected);
+                // The ordinary connection brings the cookie of the deferred one.
+                for way in WAYS {
+                    let set_up = |connector: &mut dyn Settings| set(connector, v4, v6);
+                    exchange(&mut way.connect(set_up, uri(addr)).await.unwrap()).await;
                 }
             });
             let flows = flows(&lab, 80);
             let expected: IpAddr = if to == 0 { v4.into() } else { v6.into() };
-            for flow in &flows[flows.len() - 2..] {
+            assert_eq!(flows.len(), WAYS.len());
+            for flow in &flows {
                 assert_eq!(flow.client().ip(), expected, "{flow}");
             }
         }
@@ -152,7 +153,7 @@ lab_tests! {
 
     /// From the loopback interface nothing reaches the wire; from the device it does.
     fn interface() {
-        both_ways(|connector| { connector.set_interface("tun0"); }, |mut stream, _| async move {
+        every_way(|connector| { connector.set_interface("tun0"); }, |mut stream, _| async move {
             exchange(&mut stream).await;
         }, |_| {});
         let lab = Lab::builder().rtt(RTT).build().unwrap();
@@ -160,35 +161,186 @@ lab_tests! {
         let addr = server.addr(80);
         let (_server, _) = TcpServer::echo(&server, addr);
         run(&client, Runtime::CurrentThread, async move {
-            fetch_cookie(addr).await;
-            let mut connector = TfoConnector::new();
-            connector.set_connect_timeout(Some(Duration::from_millis(300)));
-            connector.set_interface("lo");
-            let error = match connector.call(uri(addr)).await {
-                Err(error) => io::Error::from(error),
-                Ok(stream) => {
-                    let mut stream = stream.into_inner();
-                    stream.write_all(GET).await.unwrap();
-                    stream.read(&mut [0]).await.unwrap_err()
+            for way in WAYS {
+                if way == Way::Deferred {
+                    fetch_cookie(addr).await;
                 }
-            };
-            assert!(is_connect_error(&error), "{error:?}");
+                let set_up = |connector: &mut dyn Settings| {
+                    connector.set_connect_timeout(Some(Duration::from_millis(300)));
+                    connector.set_interface("lo");
+                };
+                way.error(set_up, uri(addr)).await;
+            }
         });
         assert_eq!(flows(&lab, 80).len(), 1, "{}", lab.tap().ladder());
     }
+
+    /// Only what is marked finds a way.
+    fn mark() {
+        for way in WAYS {
+            let lab = Lab::builder().rtt(RTT).build().unwrap();
+            let (client, server) = (lab.host("client"), lab.host("server"));
+            let addr = server.addr(80);
+            let (_server, _) = TcpServer::echo(&server, addr);
+            let ip = server.ipv4().to_string();
+            run(&client, Runtime::CurrentThread, warm(way, addr));
+            for rule in [&["fwmark", "42", "lookup", "main", "pref", "50"][..], &["to", &ip, "unreachable", "pref", "60"]] {
+                assert!(client.command("ip").args(["rule", "add"]).args(rule).status().unwrap().success());
+            }
+            run(&client, Runtime::CurrentThread, async move {
+                exchange(&mut way.connect(|connector| connector.set_mark(Some(42)), uri(addr)).await.unwrap()).await;
+                way.error(|connector| connector.set_mark(Some(43)), uri(addr)).await;
+            });
+        }
+    }
+
+    /// There is one local port. With the option it serves connections to several servers. `HttpConnector`
+    /// sets it behind its `bind`, where it is too late.
+    fn reuse_address() {
+        for (way, reuse) in WAYS[1..].iter().flat_map(|&way| [(way, false), (way, true)]) {
+            let lab = Lab::builder().rtt(RTT).build().unwrap();
+            let (client, server) = (lab.host("client"), lab.host("server"));
+            let addrs = [server.addr(80), server.addr(81)];
+            let _servers = addrs.map(|addr| TcpServer::echo(&server, addr));
+            run(&client, Runtime::CurrentThread, warm(way, addrs[0]));
+            client.set_sysctl("net.ipv4.ip_local_port_range", "40000 40000").unwrap();
+            client.set_sysctl("net.ipv4.ip_autobind_reuse", 1).unwrap();
+            let local = IpAddr::from(client.ipv4());
+            run(&client, Runtime::CurrentThread, async move {
+                let set_up = |connector: &mut dyn Settings| {
+                    connector.set_reuse_address(reuse);
+                    connector.set_local_address(Some(local));
+                };
+                let mut first = way.connect(set_up, uri(addrs[0])).await.unwrap();
+                exchange(&mut first).await;
+                // There is a cookie now, if there was none before.
+                if reuse {
+                    exchange(&mut Way::Deferred.connect(set_up, uri(addrs[1])).await.unwrap()).await;
+                } else {
+                    let error = Way::Deferred.error(set_up, uri(addrs[1])).await;
+                    assert!(format!("{error:?}").contains("AddrInUse"), "{error:?}");
+                }
+            });
+            let ports: Vec<_> = addrs.iter().filter_map(|addr| lab.tap().flow(*addr)).map(|flow| flow.client().port()).collect();
+            assert_eq!(ports, if reuse { vec![40_000; 2] } else { vec![40_000] }, "{way:?}");
+        }
+    }
+
+    fn connect_timeout() {
+        for (way, patience) in WAYS.into_iter().flat_map(|way| [(way, 200), (way, 900)]) {
+            let patience = Duration::from_millis(patience);
+            let lab = Lab::builder().rtt(RTT).build().unwrap();
+            let (client, server) = (lab.host("client"), lab.host("server"));
+            let addr = server.addr(80);
+            let (_server, _) = TcpServer::echo(&server, addr);
+            run(&client, Runtime::CurrentThread, warm(way, addr));
+            lab.middlebox(|_: &Packet| Verdict::Drop);
+            run(&client, Runtime::CurrentThread, async move {
+                let begun = Instant::now();
+                let set_up = |connector: &mut dyn Settings| connector.set_connect_timeout(Some(patience));
+                let error = way.error(set_up, uri(addr)).await;
+                let took = begun.elapsed();
+                assert!(format!("{error:?}").contains("TimedOut") || format!("{error:?}").contains("Elapsed"), "{error:?}");
+                assert!(took >= patience && took < patience + Duration::from_millis(600), "{way:?}: {took:?}");
+            });
+        }
+    }
+
+    /// IPv6 is silent. How much later IPv4 is tried.
+    fn happy_eyeballs_timeout() {
+        for (way, delay) in WAYS.into_iter().flat_map(|way| [(way, 100), (way, 900)]) {
+            let delay = Duration::from_millis(delay);
+            let lab = Lab::builder().rtt(RTT).build().unwrap();
+            let (client, server) = (lab.host("client"), lab.host("server"));
+            let addrs = [server.addr_v6(80), server.addr(80)];
+            let _servers = addrs.map(|addr| TcpServer::echo(&server, addr));
+            for addr in addrs {
+                run(&client, Runtime::CurrentThread, warm(way, addr));
+            }
+            let before = flows(&lab, 80).len();
+            lab.middlebox(|packet: &Packet| match packet.src() {
+                Some(src) if src.is_ipv6() => Verdict::Drop,
+                _ => Verdict::Pass,
+            });
+            run(&client, Runtime::CurrentThread, async move {
+                let set_up = |connector: &mut dyn Settings| connector.set_happy_eyeballs_timeout(Some(delay));
+                let uri = "http://server.both.test/".parse().unwrap();
+                exchange(&mut way.connect(set_up, uri).await.unwrap()).await;
+            });
+            let flows = lab.tap().flows_of(80).split_off(before);
+            let first = |v6| flows.iter().find(|flow| flow.client().is_ipv6() == v6).unwrap().records()[0].time();
+            let later = first(false) - first(true);
+            assert!(later >= delay && later < delay + Duration::from_millis(600), "{way:?}: {later:?}");
+            assert_eq!(flows[0].syn().payload().is_empty(), way != Way::Deferred, "{}", flows[0]);
+        }
+    }
 }
 
-/// Two connections, set up in the same way: an ordinary one, and a deferred one. Each does the work, and
-/// can cut the wire.
-fn both_ways<F>(
-    set_up: impl Fn(&mut TfoConnector),
-    work: impl Fn(TfoStream, Arc<AtomicBool>) -> F + Clone + Send + 'static,
+/// How a connection comes about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Way {
+    /// By `HttpConnector`.
+    Theirs,
+    /// By ours, without a cookie.
+    Ordinary,
+    /// By ours, with one.
+    Deferred,
+}
+
+const WAYS: [Way; 3] = [Way::Theirs, Way::Ordinary, Way::Deferred];
+
+trait Stream: AsyncRead + AsyncWrite + Unpin + Send {}
+
+impl<T: AsyncRead + AsyncWrite + Unpin + Send> Stream for T {}
+
+impl Way {
+    async fn connect(self, set_up: impl Fn(&mut dyn Settings), uri: Uri) -> io::Result<Box<dyn Stream>> {
+        if self == Self::Theirs {
+            let mut connector = <HttpConnector<Names> as Subject>::new();
+            set_up(&mut connector);
+            let io = connector.call(uri).await.map_err(io::Error::other)?;
+            return Ok(Box::new(io.into_inner()));
+        }
+        let mut connector = <TfoConnector<Names> as Subject>::new();
+        set_up(&mut connector);
+        let stream = connector.call(uri).await?.into_inner();
+        assert_eq!(phase(&stream), if self == Self::Deferred { "Idle" } else { "Open" });
+        Ok(Box::new(stream))
+    }
+
+    /// Why there is no connection; it may show with the first request.
+    async fn error(self, set_up: impl Fn(&mut dyn Settings), uri: Uri) -> io::Error {
+        let error = match self.connect(set_up, uri).await {
+            Err(error) => error,
+            Ok(mut stream) => {
+                assert_eq!(self, Self::Deferred, "it is connected");
+                stream.write_all(GET).await.unwrap();
+                stream.read(&mut [0]).await.unwrap_err()
+            }
+        };
+        assert!(self == Self::Theirs || is_connect_error(&error), "{error:?}");
+        error
+    }
+}
+
+/// A cookie, where one is wanted.
+async fn warm(way: Way, addr: SocketAddr) {
+    if way == Way::Deferred {
+        fetch_cookie(addr).await;
+    }
+}
+
+/// Connections, set up in the same way: one of `HttpConnector`, an ordinary one, and a deferred one. Each
+/// does the work, and can cut the wire.
+fn every_way<F>(
+    set_up: impl Fn(&mut dyn Settings) + Copy + Send + 'static,
+    work: impl Fn(Box<dyn Stream>, Arc<AtomicBool>) -> F + Clone + Send + 'static,
     look: impl Fn(&Flow),
-) -> [Flow; 2]
+) -> [Flow; 3]
 where
     F: Future<Output = ()> + Send,
 {
-    ["Open", "Idle"].map(|state| {
+    WAYS.map(|way| {
         let lab = Lab::builder().rtt(RTT).build().unwrap();
         let (client, server) = (lab.host("client"), lab.host("server"));
         let addr = server.addr(80);
@@ -198,15 +350,10 @@ where
         lab.middlebox(
             move |_: &Packet| if is_cut.load(Ordering::SeqCst) { Verdict::Drop } else { Verdict::Pass },
         );
-        let mut connector = TfoConnector::new();
-        set_up(&mut connector);
         let work = work.clone();
         run(&client, Runtime::CurrentThread, async move {
-            if state == "Idle" {
-                fetch_cookie(addr).await;
-            }
-            let stream = dial(&connector, addr).await;
-            assert_eq!(phase(&stream), state);
+            warm(way, addr).await;
+            let stream = way.connect(set_up, uri(addr)).await.unwrap();
             work(stream, cut).await;
         });
         let flow = flows(&lab, 80).pop().unwrap();
@@ -216,7 +363,7 @@ where
 }
 
 /// There and back, behind which the connection is open.
-async fn exchange(stream: &mut TfoStream) {
+async fn exchange(stream: &mut (impl AsyncRead + AsyncWrite + Unpin)) {
     stream.write_all(GET).await.unwrap();
     let mut echo = vec![0; GET.len()];
     stream.read_exact(&mut echo).await.unwrap();

@@ -57,6 +57,9 @@ pub use warm::Warm;
 ///   [`is_connect_error`](crate::is_connect_error) is true.
 /// * Addresses of both families are tried alternately (RFC 8305 section 4), each as soon as the one
 ///   before has failed or kept quiet for the happy eyeballs delay.
+/// * `hyper_util`'s `HttpInfo` is missing where a connect was deferred, because its socket has no peer
+///   yet: [`ConnInfo`](crate::ConnInfo) has the addresses.
+/// * `SO_REUSEADDR` is set before the socket is bound, so that it counts for that.
 /// * The stream sends nothing before the first write. For protocols in which the server speaks
 ///   first use [`SynData::Never`].
 /// * It needs the time driver of tokio's runtime (`enable_all`, which is `#[tokio::main]`'s way): its

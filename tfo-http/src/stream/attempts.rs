@@ -2,11 +2,12 @@
 
 use std::future::Future;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{Shutdown, SocketAddr};
 use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::Instant;
 
+use socket2::SockRef;
 use tfo_core::{TcpInfo, TcpState, peek};
 use tokio::io::{AsyncWrite, Interest};
 use tokio::net::TcpStream;
@@ -34,6 +35,8 @@ pub(super) struct Attempts {
     /// How an attempt that was established has ended.
     broken: Option<(io::Error, Option<TcpInfo>)>,
     timer: Option<Pin<Box<Sleep>>>,
+    /// Whether nothing comes behind the flight.
+    shut_down: bool,
     trip: Trip,
     lot: Lot,
 }
@@ -105,8 +108,22 @@ impl Attempts {
         let first = Attempt { address, stream: Some(stream), sent, progress: Progress::Connecting };
         let others = others.into_iter();
         let (more, first_error, broken, timer) = (Vec::new(), None, None, None);
-        let early = flight.len();
-        Self { delivery, flight, early, syn, first, more, others, first_error, broken, timer, trip, lot }
+        let (early, shut_down) = (flight.len(), false);
+        Self {
+            delivery,
+            flight,
+            early,
+            syn,
+            first,
+            more,
+            others,
+            first_error,
+            broken,
+            timer,
+            shut_down,
+            trip,
+            lot,
+        }
     }
 
     /// With a flight of which only so many leading bytes may go out on more than one attempt.
@@ -125,10 +142,33 @@ impl Attempts {
         self.first.sent == self.flight.len()
     }
 
+    /// Ends the sending side of every attempt behind the flight, now and later: a server may wait for
+    /// that, or nobody for its answer any more. True if one has the whole flight, and so the end.
+    pub(super) fn shut_down(&mut self) -> bool {
+        self.shut_down = true;
+        let mut done = false;
+        for attempt in std::iter::once(&self.first).chain(&self.more) {
+            // Before it is established, this would end it, and lose the flight.
+            let carries = matches!(attempt.progress, Progress::Carrying(_));
+            if let Some(stream) =
+                attempt.stream.as_ref().filter(|_| carries && attempt.sent == self.flight.len())
+            {
+                // Twice does no harm, and of a failure the reads tell.
+                let _ = SockRef::from(stream).shutdown(Shutdown::Write);
+                done = true;
+            }
+        }
+        done
+    }
+
     /// Ready when one attempt is the connection, or none will be.
     pub(super) fn poll(&mut self, cx: &mut Context<'_>, config: &Config) -> Poll<Delivered> {
         loop {
-            let Some(event) = self.poll_event(cx) else { return Poll::Pending };
+            let event = self.poll_event(cx);
+            if self.shut_down {
+                self.shut_down();
+            }
+            let Some(event) = event else { return Poll::Pending };
             self.learn(event);
             let mut action = self.delivery.on(event, Instant::now());
             loop {

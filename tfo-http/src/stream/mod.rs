@@ -517,7 +517,14 @@ impl AsyncWrite for TfoStream {
         if let State::Closed(_) = this.state {
             return Poll::Ready(Ok(()));
         }
-        ready!(this.poll_open(cx, Side::Write))?;
+        let open = this.poll_open(cx, Side::Write);
+        if let State::Delivering(attempts) = &mut this.state
+            && attempts.shut_down()
+        {
+            this.wakers.done(Side::Write);
+            return Poll::Ready(Ok(()));
+        }
+        ready!(open)?;
         match &mut this.state {
             State::Open(stream) => Pin::new(stream).poll_shutdown(cx),
             _ => Poll::Ready(Ok(())),

@@ -6,6 +6,7 @@ pub(crate) mod http;
 pub(crate) mod oracle;
 pub(crate) mod paths;
 pub(crate) mod report;
+pub(crate) mod subject;
 pub(crate) mod tcp;
 pub(crate) mod visits;
 pub(crate) mod web;
