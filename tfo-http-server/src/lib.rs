@@ -15,6 +15,8 @@
 //! * [`AcceptInfo`]: what a handler may ask: did it ride, is it proven, wait until it is.
 //! * `ProofLayer` (features `tower`, `hyper`): a route whose GET changes something asks for the proof.
 //! * [`ListenerBuilder::replayable`]: an idempotent POST declines the gate.
+//! * `Server` (feature `server`): serves hyper and tower services and axum routers, with limits and a graceful
+//!   end.
 //! * [`StatsHandle`]: what the listener has done, counted.
 //!
 //! # With hyper
@@ -109,6 +111,8 @@ mod listener;
 mod outcome;
 #[cfg(any(feature = "hyper", feature = "tower"))]
 mod route;
+#[cfg(feature = "server")]
+pub mod server;
 mod shared;
 mod stats;
 mod stream;
@@ -124,6 +128,8 @@ pub use keys::Keys;
 pub use listener::{BindError, BindStep, Effect, ListenerBuilder, TfoListener};
 pub use outcome::{AcceptOutcome, Disproven, PlainReason};
 #[cfg(any(feature = "hyper", feature = "tower"))]
+#[cfg(feature = "server")]
+pub use server::Server;
 pub use route::{ProofFuture, ProofLayer, ProofService};
 pub use stats::{GateStats, LimitStats, ListenerStats, OutcomeStats, ProofStats, StatsHandle};
 pub use stream::AcceptedStream;
