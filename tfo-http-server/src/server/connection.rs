@@ -118,7 +118,7 @@ impl<S: HttpService> Future for Connection<S> {
                 StateProj::Http1 { connection } => return connection.poll(cx).map(drop),
                 StateProj::Http2 { connection } => {
                     let polled = connection.poll(cx).map(drop);
-                    if polled.is_pending() && this.progress.is_last() && !*this.ending {
+                    if polled.is_pending() && this.progress.is_enough() && !*this.ending {
                         self.as_mut().end();
                         continue;
                     }

@@ -38,6 +38,8 @@ pub(super) struct Io {
     read_timer: Timer,
     write_timer: Timer,
     ended: bool,
+    /// It was said, and counted, that the client is too late.
+    late: bool,
     linger: Option<usize>,
 }
 
@@ -56,6 +58,7 @@ impl Io {
             read_timer: Timer::default(),
             write_timer: Timer::default(),
             ended: false,
+            late: false,
             linger: None,
         }
     }
@@ -116,6 +119,9 @@ impl Io {
             return Poll::Pending;
         }
         let counts = self.progress.counts();
+        if std::mem::replace(&mut self.late, true) {
+            return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
+        }
         one(if head { &counts.header_timeout } else { &counts.idle_timeout });
         if head && !self.http2 && (self.head_since.is_some() || !self.front.is_empty()) {
             // Whether it fits or not: the connection is over.
@@ -138,7 +144,8 @@ impl Io {
     /// Whether the client may be sending still: then a close could destroy the answer on its way.
     fn may_be_unread(&self) -> bool {
         let refused = self.head_since.is_some() && self.progress.begun() == self.request;
-        !self.ended && (self.progress.is_unread() || refused)
+        // An HTTP/2 client may always have something to say: WINDOW_UPDATE, a PING's answer.
+        !self.ended && (self.http2 || self.progress.is_unread() || refused)
     }
 
     /// Reads and forgets, until the client has closed, too.
@@ -201,7 +208,15 @@ impl AsyncWrite for Io {
     }
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.get_mut().stream).poll_flush(cx)
+        let this = self.get_mut();
+        ready!(Pin::new(&mut this.stream).poll_flush(cx))?;
+        // The answer is complete. hyper has a read parked from before, when nothing was to be waited for, and
+        // does not read anew: the clock begins here.
+        let again = this.progress.context().keep_alive && this.progress.begun() > 0;
+        if again && !this.http2 && !this.progress.is_last() {
+            let _ = this.poll_late(cx)?;
+        }
+        Poll::Ready(Ok(()))
     }
 
     /// The connection is dropped behind this, and `close` sends the FIN just as well: a half-close is

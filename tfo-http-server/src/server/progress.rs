@@ -66,6 +66,14 @@ impl Progress {
         self.last.load(Relaxed) || self.context.control.is_draining()
     }
 
+    /// Whether an HTTP/2 connection has brought enough. Between two requests, if there is such a time: there
+    /// are clients that give up what is under way when they are told to bring no more.
+    pub(super) fn is_enough(&self) -> bool {
+        let most = self.context.limits.requests;
+        let begun = self.begun();
+        begun >= most && (!self.is_busy() || begun >= most.saturating_mul(2))
+    }
+
     pub(super) fn is_unread(&self) -> bool {
         self.unread.load(Relaxed)
     }
