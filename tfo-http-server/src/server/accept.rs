@@ -1,25 +1,32 @@
 //! Accepting, until the end: one loop a listener.
 
 use std::future::{Future, poll_fn};
+use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::{Pin, pin};
 use std::sync::Arc;
-use std::task::Poll;
+use std::task::{self, Poll, Waker};
 use std::time::Duration;
 
+use tokio::runtime::{Handle, RuntimeFlavor};
 use tokio::io::{AsyncRead as _, AsyncWrite as _, ReadBuf};
 use tokio::select;
 use tokio::sync::mpsc;
 use tokio::time::{sleep, timeout};
 
-use super::connection::{Connection, HttpService};
+use super::connection::{Connection, HttpService, PREFACE};
 use super::control::{Context, Place, Stage, reached};
 use super::stats::one;
 use crate::listener::Pause;
+use crate::listener::inline::InlineListener;
 use crate::{AcceptedStream, TfoListener};
 
 /// RFC 9110 15.6.4.
 const TOO_MANY: &[u8] =
     b"HTTP/1.1 503 Service Unavailable\r\nconnection: close\r\nretry-after: 1\r\ncontent-length: 0\r\n\r\n";
+/// SETTINGS, and a GOAWAY that says that no stream was looked at (RFC 9113 6.8): all may be tried again.
+const TOO_MANY_HTTP2: &[u8] =
+    b"\0\0\0\x04\0\0\0\0\0\0\0\x08\x07\0\0\0\0\0\0\0\0\0\0\0\0\0";
 /// How long a connection that was accepted shortly before the end has for its first request: its
 /// packet may have been lost once, and is repeated after a second.
 const FRESH: Duration = Duration::from_secs(3);
@@ -35,7 +42,13 @@ pub(super) async fn accept<S: HttpService>(
     service: S,
     alive: mpsc::Sender<()>,
 ) {
-    let mut acceptor = Acceptor { listener, context, service, alive };
+    // With several threads, a handler that is polled here would keep the others from accepting.
+    let alone = Handle::current().runtime_flavor() == RuntimeFlavor::CurrentThread;
+    let source = match alone {
+        true => InlineListener::new(listener).map_or_else(Source::Reactor, Source::Inline),
+        false => Source::Reactor(listener),
+    };
+    let mut acceptor = Acceptor { source, context, service, alive };
     let mut watch = acceptor.context.control.watch();
     select! {
         // The end first: no connection keeps it off.
@@ -47,22 +60,46 @@ pub(super) async fn accept<S: HttpService>(
 }
 
 struct Acceptor<S> {
-    listener: TfoListener,
+    source: Source,
     context: Arc<Context>,
     service: S,
     alive: mpsc::Sender<()>,
+}
+
+/// Where connections come from.
+enum Source {
+    /// Registered with the reactor, for a task of their own.
+    Reactor(TfoListener),
+    /// Not registered: polled where they are accepted, and most are over then.
+    Inline(InlineListener),
+}
+
+impl Source {
+    fn listener(&self) -> &TfoListener {
+        match self {
+            Self::Reactor(listener) => listener,
+            Self::Inline(inline) => inline.listener(),
+        }
+    }
+
+    async fn next(&self) -> io::Result<AcceptedStream> {
+        match self {
+            Self::Reactor(listener) => Ok(listener.accept().await?.0),
+            Self::Inline(inline) => poll_fn(|cx| inline.poll_accept(cx)).await,
+        }
+    }
 }
 
 impl<S: HttpService> Acceptor<S> {
     async fn run(&mut self) {
         let mut pause = Pause::default();
         loop {
-            match self.listener.accept().await {
-                Ok((stream, _)) => {
+            match self.source.next().await {
+                Ok(stream) => {
                     pause = Pause::default();
                     self.take(stream);
                 }
-                Err(error) => match pause.after(&error, &self.listener) {
+                Err(error) => match pause.after(&error, self.source.listener()) {
                     Duration::ZERO => {}
                     pause => sleep(pause).await,
                 },
@@ -73,15 +110,21 @@ impl<S: HttpService> Acceptor<S> {
     async fn drain(&mut self) {
         let mut watch = self.context.control.watch();
         for _ in 0..DRAIN_AT_MOST {
-            let accepted = select! {
-                biased;
-                () = reached(&mut watch, Stage::Ending) => return,
-                accepted = timeout(QUIET, self.listener.accept()) => accepted,
+            let accepted = match &self.source {
+                Source::Inline(inline) => inline.accept_now(),
+                Source::Reactor(listener) => select! {
+                    biased;
+                    () = reached(&mut watch, Stage::Ending) => return,
+                    accepted = timeout(QUIET, listener.accept()) => match accepted {
+                        Ok(accepted) => accepted.map(|(stream, _)| Some(stream)),
+                        Err(_) => return,
+                    },
+                },
             };
             match accepted {
-                Ok(Ok((stream, _))) => self.take(stream),
-                Ok(Err(_)) => {}
-                Err(_) => return,
+                Ok(Some(stream)) => self.take(stream),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
+                _ => {}
             }
         }
     }
@@ -90,11 +133,27 @@ impl<S: HttpService> Acceptor<S> {
         let most = self.context.limits.connections;
         let Some(place) = Place::take(&self.context.control, &self.alive, most) else {
             one(&self.context.counts.connections);
-            tokio::spawn(refuse(stream));
+            refuse(stream);
             return;
         };
-        let connection = Connection::new(stream, Arc::clone(&self.context), self.service.clone());
-        tokio::spawn(run(Box::pin(connection), Arc::clone(&self.context), place));
+        let mut connection =
+            Box::pin(Connection::new(stream, Arc::clone(&self.context), self.service.clone()));
+        if let Source::Inline(inline) = &self.source {
+            // Whoever is woken meanwhile is polled again below.
+            let mut cx = task::Context::from_waker(Waker::noop());
+            let polled = catch_unwind(AssertUnwindSafe(|| connection.as_mut().poll(&mut cx)));
+            inline.look();
+            match polled {
+                Ok(Poll::Pending) => connection.register(),
+                Ok(Poll::Ready(())) => {
+                    one(&self.context.counts.at_once);
+                    return;
+                }
+                // As with a task: a handler that panics fails its own connection only.
+                Err(_) => return,
+            }
+        }
+        tokio::spawn(run(connection, Arc::clone(&self.context), place));
     }
 }
 
@@ -133,16 +192,14 @@ async fn run<S: HttpService>(mut connection: Pin<Box<Connection<S>>>, context: A
     drop(place);
 }
 
-/// Says that there are too many, to whoever listens, and closes.
-async fn refuse(stream: AcceptedStream) {
-    let mut stream = pin!(stream);
-    poll_fn(|cx| {
-        // What is read does not make a RST of the close, which could overtake the answer.
-        let mut scratch = [const { std::mem::MaybeUninit::uninit() }; 4096];
-        let _ = stream.as_mut().poll_read(cx, &mut ReadBuf::uninit(&mut scratch));
-        let _ = stream.as_mut().poll_write(cx, TOO_MANY);
-        let _ = stream.as_mut().poll_shutdown(cx);
-        Poll::Ready(())
-    })
-    .await;
+/// Says that there are too many, to whoever listens, and closes. Nobody is waited for.
+fn refuse(stream: AcceptedStream) {
+    let (mut stream, mut cx) = (pin!(stream), task::Context::from_waker(Waker::noop()));
+    // What is read does not make a RST of the close, which could overtake the answer.
+    let mut scratch = [const { std::mem::MaybeUninit::uninit() }; 4096];
+    let mut read = ReadBuf::uninit(&mut scratch);
+    let _ = stream.as_mut().poll_read(&mut cx, &mut read);
+    let answer = if read.filled().starts_with(PREFACE) { TOO_MANY_HTTP2 } else { TOO_MANY };
+    let _ = stream.as_mut().poll_write(&mut cx, answer);
+    let _ = stream.poll_shutdown(&mut cx);
 }

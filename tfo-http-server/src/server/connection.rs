@@ -22,7 +22,7 @@ use crate::shared::Shared;
 use crate::{AcceptInfo, AcceptedStream};
 
 /// RFC 9113 3.4: what an HTTP/2 connection begins with.
-const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+pub(super) const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
 pub(super) type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
@@ -87,6 +87,14 @@ impl<S: HttpService> Connection<S> {
     /// Whether it has not brought a request yet.
     pub(super) fn is_fresh(&self) -> bool {
         self.progress.begun() == 0
+    }
+
+    /// For a connection that was polled [inline](crate::stream::socket::Socket::Inline): from now on it may
+    /// wait. To be polled again.
+    pub(super) fn register(&self) {
+        if let Some(stream) = self.stream.upgrade() {
+            stream.register();
+        }
     }
 
     /// Whether the gate withholds something of it.

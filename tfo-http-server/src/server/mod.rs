@@ -11,6 +11,8 @@ mod hand_over;
 mod io;
 mod limits;
 mod progress;
+#[cfg(feature = "prometheus")]
+mod prometheus;
 mod service;
 mod stats;
 
@@ -20,6 +22,7 @@ use std::net::{SocketAddr, TcpListener};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::thread;
+use std::time::Duration;
 
 use hyper_util::service::TowerToHyperService;
 use tokio::sync::{mpsc, oneshot};
@@ -38,6 +41,8 @@ pub use error::ServerError;
 pub use hand_over::HandOverError;
 pub use limits::{Limits, LimitsError};
 pub use progress::RequestRecord;
+#[cfg(feature = "prometheus")]
+pub use prometheus::CONTENT_TYPE as PROMETHEUS_CONTENT_TYPE;
 pub use stats::{RefusedStats, ServerStats};
 
 /// Serves HTTP/1.1 and HTTP/2 without TLS (h2c with prior knowledge, RFC 9113 3.3), told from each other by
@@ -202,7 +207,10 @@ impl Server {
         let cut_off = if in_time { 0 } else { control.open() };
         control.advance(Stage::Ending);
         for worker in ended {
-            worker.await.map_err(|_| ServerError::Panicked)?;
+            // A worker that some handler keeps from ending is left behind.
+            if let Ok(ended) = timeout(LAST_TURN, worker).await {
+                ended.map_err(|_| ServerError::Panicked)?;
+            }
         }
         Ok(Ended { cut_off })
     }
@@ -260,6 +268,9 @@ impl Server {
         Ok(ended)
     }
 }
+
+/// How long a worker may take to drop what was cut off.
+const LAST_TURN: Duration = Duration::from_secs(1);
 
 /// One runtime's part of the server.
 struct Worker {

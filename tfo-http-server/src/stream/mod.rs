@@ -3,6 +3,7 @@
 mod cap;
 pub(crate) mod gate;
 pub(crate) mod replayable;
+pub(crate) mod socket;
 
 use std::fmt;
 use std::future::Future;
@@ -15,7 +16,6 @@ use std::task::{Context, Poll, ready};
 use socket2::SockRef;
 use tfo_core::peek;
 use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
-use tokio::net::TcpStream;
 use tokio::time::{Instant, Sleep, sleep_until};
 
 use crate::info::AcceptInfo;
@@ -24,6 +24,7 @@ use crate::shared::{Flight, Proof, Shared, State, look, poll_look};
 use cap::Cap;
 use gate::{Judgement, Standing};
 use replayable::Replayable;
+use socket::Socket;
 
 /// Room for the SYN's data on a path with an MTU of 1500, and for one byte more.
 const USUAL_FLIGHT: usize = 2048;
@@ -114,7 +115,7 @@ impl AcceptedStream {
 
     fn with_socket<T>(
         &self,
-        work: impl FnOnce(Pin<&mut TcpStream>) -> Poll<io::Result<T>>,
+        work: impl FnOnce(Pin<&mut Socket>) -> Poll<io::Result<T>>,
     ) -> Poll<io::Result<T>> {
         let mut state = self.shared.state();
         match state.socket.as_mut() {
@@ -347,7 +348,7 @@ impl fmt::Debug for Mode {
 }
 
 /// A SYN larger than usual: a path with jumbo frames, or the loopback interface.
-fn look_further(socket: &TcpStream, rule: Option<&Replayable>) -> io::Result<(Judgement, usize)> {
+fn look_further(socket: &Socket, rule: Option<&Replayable>) -> io::Result<(Judgement, usize)> {
     let mut room = vec![0; LARGEST_FLIGHT];
     let bytes = peek(socket, &mut room)?;
     let judgement = match Judgement::of(&room[..bytes], room.len(), rule) {
@@ -359,7 +360,7 @@ fn look_further(socket: &TcpStream, rule: Option<&Replayable>) -> io::Result<(Ju
 
 /// Reads at most `most` bytes.
 fn poll_read_some(
-    socket: &TcpStream,
+    socket: &Socket,
     most: usize,
     cx: &mut Context<'_>,
     buf: &mut ReadBuf<'_>,
@@ -381,7 +382,7 @@ fn poll_read_some(
 
 /// Ready when the matter is settled, and at the deadline.
 fn poll_standing(
-    socket: &TcpStream,
+    socket: &Socket,
     interest: Interest,
     sleep: &mut Option<Pin<Box<Sleep>>>,
     deadline: Option<Instant>,
@@ -449,7 +450,7 @@ impl AcceptedStream {
 }
 
 /// Takes what is unread out of the kernel: one SYN's data at most.
-fn discard_unread(socket: &TcpStream) {
+fn discard_unread(socket: &Socket) {
     // Not through tokio, which takes a withheld byte for none.
     let mut socket = &*SockRef::from(socket);
     let mut scratch = [0; USUAL_FLIGHT];
