@@ -127,10 +127,10 @@ pub use info::AcceptInfo;
 pub use keys::Keys;
 pub use listener::{BindError, BindStep, Effect, ListenerBuilder, TfoListener};
 pub use outcome::{AcceptOutcome, Disproven, PlainReason};
+pub use route::{ProofFuture, ProofLayer, ProofService};
 #[cfg(any(feature = "hyper", feature = "tower"))]
 #[cfg(feature = "server")]
 pub use server::Server;
-pub use route::{ProofFuture, ProofLayer, ProofService};
 pub use stats::{GateStats, LimitStats, ListenerStats, OutcomeStats, ProofStats, StatsHandle};
 pub use stream::AcceptedStream;
 pub use stream::replayable::EarlyRequest;

@@ -339,6 +339,6 @@ pub(crate) fn poll_look(
     }
 }
 
-fn duplicate(socket: &Socket) -> io::Result<Socket> {
+pub(crate) fn duplicate(socket: &Socket) -> io::Result<Socket> {
     TcpStream::from_std(SockRef::from(socket).try_clone()?.into()).map(Socket::Registered)
 }

@@ -15,8 +15,8 @@ use axum::routing::{get, post};
 use http_body_util::{BodyExt, Full};
 use hyper::body::Bytes;
 use hyper::service::service_fn;
-use hyper_util::rt::{TokioExecutor, TokioIo};
 use hyper::{Method, Request, Response};
+use hyper_util::rt::{TokioExecutor, TokioIo};
 use tfo_http_server::server::{
     Ended, HttpService, Limits, LimitsError, RequestBody, Server, ServerBuilder, ServerError, ServerHandle,
 };
@@ -234,8 +234,13 @@ async fn greedy_and_slow_bodies() {
     let server = Running::start(Server::builder().limits(limits));
     let head = "POST / HTTP/1.1\r\nHost: h\r\n";
     let large = format!("{head}Content-Length: 3000000\r\n\r\n{}", "x".repeat(3_000_000));
-    let chunks = format!("{head}Transfer-Encoding: chunked\r\n\r\n{}0\r\n\r\n", "64\r\n".to_owned() + &"x".repeat(100) + "\r\n");
-    let many = chunks.replace("0\r\n\r\n", "") + &("64\r\n".to_owned() + &"x".repeat(100) + "\r\n").repeat(20) + "0\r\n\r\n";
+    let chunks = format!(
+        "{head}Transfer-Encoding: chunked\r\n\r\n{}0\r\n\r\n",
+        "64\r\n".to_owned() + &"x".repeat(100) + "\r\n"
+    );
+    let many = chunks.replace("0\r\n\r\n", "")
+        + &("64\r\n".to_owned() + &"x".repeat(100) + "\r\n").repeat(20)
+        + "0\r\n\r\n";
     for (request, expected, refused) in [
         (format!("{head}Content-Length: 3\r\nConnection: close\r\n\r\nabc"), "200", (0, 0)),
         (chunks.replace("Host: h", "Host: h\r\nConnection: close"), "200", (0, 0)),
@@ -251,12 +256,20 @@ async fn greedy_and_slow_bodies() {
         assert_eq!((stats.body_size, stats.body_rate), refused);
     }
     // The same over HTTP/2, where the connection goes on.
-    let too_large = curl(server.address, &["--http2-prior-knowledge", "-d", concat!("0123456789012345678901234567890123456789", "0123456789012345678901234567890123456789")]);
+    let too_large = curl(
+        server.address,
+        &[
+            "--http2-prior-knowledge",
+            "-d",
+            concat!("0123456789012345678901234567890123456789", "0123456789012345678901234567890123456789"),
+        ],
+    );
     assert_eq!(too_large.await, "80 bytes\n2 200");
     let file = tempfile::NamedTempFile::new().unwrap();
     std::fs::write(file.path(), vec![b'x'; 5000]).unwrap();
     let data: &'static str = Box::leak(format!("@{}", file.path().display()).into_boxed_str());
-    let args: &'static [&'static str] = Box::leak(Box::new(["--http2-prior-knowledge", "--data-binary", data]));
+    let args: &'static [&'static str] =
+        Box::leak(Box::new(["--http2-prior-knowledge", "--data-binary", data]));
     assert_eq!(curl(server.address, args).await, "2 413");
     server.end().await;
 }
@@ -290,7 +303,8 @@ async fn too_many_connections_and_requests() {
     while server.handle.open_connections() > 0 {
         sleep(Duration::from_millis(5)).await;
     }
-    let (answer, _) = server.exchange(b"GET / HTTP/1.1\r\n\r\nGET / HTTP/1.1\r\n\r\nGET / HTTP/1.1\r\n\r\n").await;
+    let (answer, _) =
+        server.exchange(b"GET / HTTP/1.1\r\n\r\nGET / HTTP/1.1\r\n\r\nGET / HTTP/1.1\r\n\r\n").await;
     assert_eq!(answer.matches("200 OK").count(), 2, "{answer}");
     assert_eq!(answer.matches("connection: close").count(), 1, "{answer}");
     // Over HTTP/2 the connection ends by GOAWAY, when what is under way is answered.
@@ -322,7 +336,9 @@ async fn the_end_answers_what_is_under_way_and_closes_the_rest() {
         let (address, handle) = (server.address, server.handle.clone());
         let mut idle = server.connect();
         idle.write_all(b"GET / HTTP/1.1\r\nHost: h\r\n\r\n").unwrap();
-        let slow = tokio::spawn(async move { server.exchange(b"GET /slow HTTP/1.1\r\nHost: h\r\n\r\n").await.0.pipe(server) });
+        let slow = tokio::spawn(async move {
+            server.exchange(b"GET /slow HTTP/1.1\r\nHost: h\r\n\r\n").await.0.pipe(server)
+        });
         let mut late = TcpStream::connect(address).unwrap();
         sleep(SHORT / 3).await;
         handle.shutdown();
@@ -372,7 +388,8 @@ async fn a_handler_that_panics_fails_its_own_connection_only() {
 #[tokio::test]
 async fn requests_are_logged() {
     let (log, mut logged) = tokio::sync::mpsc::unbounded_channel();
-    let server = Running::start(Server::builder().on_request(move |record| log.send(record.clone()).unwrap()));
+    let server =
+        Running::start(Server::builder().on_request(move |record| log.send(record.clone()).unwrap()));
     curl(server.address, H1).await;
     curl(server.address, H2).await;
     for version in [hyper::Version::HTTP_11, hyper::Version::HTTP_2] {
@@ -393,17 +410,26 @@ async fn bad_settings_are_errors() {
     assert!(matches!(failed(Server::builder().workers(0)), ServerError::NoWorkers));
     let limits = Limits::default().requests_per_connection(5);
     let error = failed(Server::builder().limits(limits).keep_alive(false));
-    assert!(matches!(error, ServerError::Limits(LimitsError::KeepAliveOff { requests_per_connection: 5, .. })));
+    assert!(matches!(
+        error,
+        ServerError::Limits(LimitsError::KeepAliveOff { requests_per_connection: 5, .. })
+    ));
     assert!(matches!(Server::builder().from_std(vec![]).err().unwrap(), ServerError::NoListeners));
     // Workers share a port among themselves, and with nobody else.
     let first = Server::builder().workers(2).bind(any).unwrap();
     let error = Server::builder().workers(2).bind(first.local_addr()).err().unwrap();
-    assert!(matches!(&error, ServerError::Bind(error) if error.step() == BindStep::Bind || error.step() == BindStep::Listen), "{error:?}");
+    assert!(
+        matches!(&error, ServerError::Bind(error) if error.step() == BindStep::Bind || error.step() == BindStep::Listen),
+        "{error:?}"
+    );
     // Only where the kernel moves connections.
     let migrate = std::fs::read_to_string("/proc/sys/net/ipv4/tcp_migrate_req").unwrap_or_default();
     if migrate.trim() != "1" {
         let error = failed(Server::builder().overlap(true));
         assert!(matches!(error, ServerError::Overlap { .. }), "{error:?}");
-        assert!(error.to_string().contains("sysctl -w net.ipv4.tcp_migrate_req=1") || migrate.is_empty(), "{error}");
+        assert!(
+            error.to_string().contains("sysctl -w net.ipv4.tcp_migrate_req=1") || migrate.is_empty(),
+            "{error}"
+        );
     }
 }

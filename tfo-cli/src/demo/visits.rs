@@ -14,8 +14,8 @@ use hyper::service::service_fn;
 use indicatif::{ProgressBar, ProgressStyle};
 use serde::Serialize;
 use tfo_http::{Reason, SynData, SynOutcome};
-use tfo_http_server::server::{RequestBody, Server as HttpServer, ServerError};
 use tfo_http_server::AcceptInfo;
+use tfo_http_server::server::{RequestBody, Server as HttpServer, ServerError};
 use tokio::runtime::{Builder, Runtime};
 use tokio::sync::oneshot;
 

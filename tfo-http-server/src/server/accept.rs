@@ -8,8 +8,8 @@ use std::sync::Arc;
 use std::task::{self, Poll, Waker};
 use std::time::Duration;
 
-use tokio::runtime::{Handle, RuntimeFlavor};
 use tokio::io::{AsyncRead as _, AsyncWrite as _, ReadBuf};
+use tokio::runtime::{Handle, RuntimeFlavor};
 use tokio::select;
 use tokio::sync::mpsc;
 use tokio::time::{sleep, timeout};
@@ -25,8 +25,7 @@ use crate::{AcceptedStream, TfoListener};
 const TOO_MANY: &[u8] =
     b"HTTP/1.1 503 Service Unavailable\r\nconnection: close\r\nretry-after: 1\r\ncontent-length: 0\r\n\r\n";
 /// SETTINGS, and a GOAWAY that says that no stream was looked at (RFC 9113 6.8): all may be tried again.
-const TOO_MANY_HTTP2: &[u8] =
-    b"\0\0\0\x04\0\0\0\0\0\0\0\x08\x07\0\0\0\0\0\0\0\0\0\0\0\0\0";
+const TOO_MANY_HTTP2: &[u8] = b"\0\0\0\x04\0\0\0\0\0\0\0\x08\x07\0\0\0\0\0\0\0\0\0\0\0\0\0";
 /// How long a connection that was accepted shortly before the end has for its first request: its
 /// packet may have been lost once, and is repeated after a second.
 const FRESH: Duration = Duration::from_secs(3);
@@ -142,15 +141,20 @@ impl<S: HttpService> Acceptor<S> {
             // Whoever is woken meanwhile is polled again below.
             let mut cx = task::Context::from_waker(Waker::noop());
             let polled = catch_unwind(AssertUnwindSafe(|| connection.as_mut().poll(&mut cx)));
-            inline.look();
             match polled {
-                Ok(Poll::Pending) => connection.register(),
-                Ok(Poll::Ready(())) => {
-                    one(&self.context.counts.at_once);
-                    return;
+                Ok(Poll::Pending) => {
+                    inline.look();
+                    connection.register();
                 }
                 // As with a task: a handler that panics fails its own connection only.
-                Err(_) => return,
+                over => {
+                    drop((connection, place));
+                    inline.look();
+                    if over.is_ok() {
+                        one(&self.context.counts.at_once);
+                    }
+                    return;
+                }
             }
         }
         tokio::spawn(run(connection, Arc::clone(&self.context), place));

@@ -81,7 +81,12 @@ impl<S: HttpService> Connection<S> {
         let connection = stream.downgrade();
         let served = Served { service, progress: Arc::clone(&progress), connection: connection.clone() };
         let io = Io::new(stream, Arc::clone(&progress));
-        Self { state: State::Unknown { parts: Some((io, served)) }, progress, stream: connection, ending: false }
+        Self {
+            state: State::Unknown { parts: Some((io, served)) },
+            progress,
+            stream: connection,
+            ending: false,
+        }
     }
 
     /// Whether it has not brought a request yet.
@@ -183,7 +188,11 @@ fn poll_protocol(io: &mut Io, cx: &mut Context<'_>) -> Poll<io::Result<bool>> {
         }
         // Too little for HTTP/2; hyper says what it is to HTTP/1.
         if read == 0 {
-            return Poll::Ready(if length == 0 { Err(io::ErrorKind::UnexpectedEof.into()) } else { Ok(false) });
+            return Poll::Ready(if length == 0 {
+                Err(io::ErrorKind::UnexpectedEof.into())
+            } else {
+                Ok(false)
+            });
         }
     }
 }

@@ -176,7 +176,9 @@ impl ServerHandle {
 
 impl fmt::Debug for ServerHandle {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("ServerHandle").field("open_connections", &self.open_connections()).finish_non_exhaustive()
+        f.debug_struct("ServerHandle")
+            .field("open_connections", &self.open_connections())
+            .finish_non_exhaustive()
     }
 }
 

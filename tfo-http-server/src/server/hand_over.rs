@@ -35,7 +35,11 @@ impl ServerHandle {
     /// # Cancel safety
     ///
     /// Given up, the successor may be there, and serve the same sockets; this server goes on, too.
-    pub async fn hand_over(&self, mut successor: Command, patience: Duration) -> Result<Child, HandOverError> {
+    pub async fn hand_over(
+        &self,
+        mut successor: Command,
+        patience: Duration,
+    ) -> Result<Child, HandOverError> {
         let ready = ready_socket().map_err(HandOverError::Start)?;
         let sockets = {
             let sockets = self.0.sockets();
@@ -49,7 +53,9 @@ impl ServerHandle {
         successor.env_remove("LISTEN_FDNAMES").env_remove("LISTEN_FDS_FIRST_FD");
         successor.env(NOTIFY, ready.1);
         let mappings = (FIRST..).zip(sockets).map(|(child_fd, parent_fd)| FdMapping { parent_fd, child_fd });
-        successor.fd_mappings(mappings.collect()).map_err(|error| HandOverError::Start(io::Error::other(error)))?;
+        successor
+            .fd_mappings(mappings.collect())
+            .map_err(|error| HandOverError::Start(io::Error::other(error)))?;
         let mut child = successor.spawn().map_err(HandOverError::Start)?;
         // It holds copies of the sockets.
         drop(successor);

@@ -15,8 +15,7 @@ use super::stats::one;
 use crate::AcceptedStream;
 
 /// RFC 9110 15.5.9: said to whom has begun a request.
-const TOO_LATE: &[u8] =
-    b"HTTP/1.1 408 Request Timeout\r\nconnection: close\r\ncontent-length: 0\r\n\r\n";
+const TOO_LATE: &[u8] = b"HTTP/1.1 408 Request Timeout\r\nconnection: close\r\ncontent-length: 0\r\n\r\n";
 /// How long, and how much, is read of a client that is still sending when it has its answer.
 const LINGER: Duration = Duration::from_secs(2);
 const LINGER_BYTES: usize = 1024 * 1024;

@@ -263,7 +263,10 @@ impl Server {
                     let _ = done.send(());
                 }
             };
-            thread::Builder::new().name(format!("tfo-worker-{index}")).spawn(run).map_err(ServerError::Worker)?;
+            thread::Builder::new()
+                .name(format!("tfo-worker-{index}"))
+                .spawn(run)
+                .map_err(ServerError::Worker)?;
         }
         Ok(ended)
     }
@@ -332,6 +335,9 @@ impl Drop for CutOff {
 
 impl fmt::Debug for Server {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Server").field("address", &self.address).field("builder", &self.builder).finish_non_exhaustive()
+        f.debug_struct("Server")
+            .field("address", &self.address)
+            .field("builder", &self.builder)
+            .finish_non_exhaustive()
     }
 }

@@ -47,40 +47,72 @@ impl Collector for ServerHandle {
         let (stats, listeners) = (self.stats(), self.listener_stats());
         let (outcomes, gate, refused) = (listeners.outcomes, listeners.gate, stats.refused);
         gauge(&mut encoder, "tfo_connections_open", "Connections that are open", self.open_connections())?;
-        family(&mut encoder, "tfo_connections_accepted", "Accepted connections by TCP Fast Open outcome", "outcome", &[
-            ("plain", outcomes.plain),
-            ("cookie_only", outcomes.cookie_only),
-            ("syn_data", outcomes.syn_data),
-            ("unknown", outcomes.unknown),
-        ])?;
-        family(&mut encoder, "tfo_connections", "Connections by protocol", "protocol", &[
-            ("http1", stats.http1),
-            ("http2", stats.http2),
-        ])?;
-        counter(&mut encoder, "tfo_connections_at_once", "Connections answered without the reactor", stats.at_once)?;
+        family(
+            &mut encoder,
+            "tfo_connections_accepted",
+            "Accepted connections by TCP Fast Open outcome",
+            "outcome",
+            &[
+                ("plain", outcomes.plain),
+                ("cookie_only", outcomes.cookie_only),
+                ("syn_data", outcomes.syn_data),
+                ("unknown", outcomes.unknown),
+            ],
+        )?;
+        family(
+            &mut encoder,
+            "tfo_connections",
+            "Connections by protocol",
+            "protocol",
+            &[("http1", stats.http1), ("http2", stats.http2)],
+        )?;
+        counter(
+            &mut encoder,
+            "tfo_connections_at_once",
+            "Connections answered without the reactor",
+            stats.at_once,
+        )?;
         let [s1, s2, s3, s4, s5] = stats.statuses;
         let statuses = [("1xx", s1), ("2xx", s2), ("3xx", s3), ("4xx", s4), ("5xx", s5)];
         family(&mut encoder, "tfo_responses", "Responses by status", "status", &statuses)?;
-        family(&mut encoder, "tfo_refused", "What limits have refused", "limit", &[
-            ("connections", refused.connections),
-            ("header_timeout", refused.header_timeout),
-            ("idle_timeout", refused.idle_timeout),
-            ("body_size", refused.body_size),
-            ("body_rate", refused.body_rate),
-            ("write_timeout", refused.write_timeout),
-        ])?;
+        family(
+            &mut encoder,
+            "tfo_refused",
+            "What limits have refused",
+            "limit",
+            &[
+                ("connections", refused.connections),
+                ("header_timeout", refused.header_timeout),
+                ("idle_timeout", refused.idle_timeout),
+                ("body_size", refused.body_size),
+                ("body_rate", refused.body_rate),
+                ("write_timeout", refused.write_timeout),
+            ],
+        )?;
         counter(&mut encoder, "tfo_gate_gated", "Connections of which something was withheld", gate.gated)?;
-        gauge(&mut encoder, "tfo_gate_withheld", "Connections of which something is withheld", gate.withheld)?;
-        family(&mut encoder, "tfo_gate_disproven", "Connections that were not proven", "reason", &[
-            ("reset", gate.reset),
-            ("deadline", gate.deadline),
-            ("closed", gate.closed),
-        ])?;
+        gauge(
+            &mut encoder,
+            "tfo_gate_withheld",
+            "Connections of which something is withheld",
+            gate.withheld,
+        )?;
+        family(
+            &mut encoder,
+            "tfo_gate_disproven",
+            "Connections that were not proven",
+            "reason",
+            &[("reset", gate.reset), ("deadline", gate.deadline), ("closed", gate.closed)],
+        )?;
         counter(&mut encoder, "tfo_proofs", "Proofs that were waited for", listeners.proofs.count)?;
         let seconds = listeners.proofs.total.as_secs_f64();
         counter(&mut encoder, "tfo_proof_seconds", "Time that was waited for proofs", seconds)?;
         let no_resources = listeners.limits.no_resources;
-        counter(&mut encoder, "tfo_accept_no_resources", "No descriptor or memory for a connection", no_resources)
+        counter(
+            &mut encoder,
+            "tfo_accept_no_resources",
+            "No descriptor or memory for a connection",
+            no_resources,
+        )
     }
 }
 

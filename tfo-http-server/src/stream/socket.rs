@@ -10,7 +10,7 @@ use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
 use tokio::net::TcpStream;
 
 /// More than a request without a body usually has.
-const INLINE_READ: usize = 4096;
+pub(super) const INLINE_READ: usize = 4096;
 
 /// A socket that does not block.
 #[derive(Debug)]
@@ -33,6 +33,10 @@ impl From<TcpStream> for Socket {
 }
 
 impl Socket {
+    pub(crate) fn is_inline(&self) -> bool {
+        matches!(self, Self::Inline { .. })
+    }
+
     /// Registers it with the runtime that this is called in.
     #[cfg(feature = "server")]
     pub(crate) fn registered(self) -> io::Result<Self> {
