@@ -20,10 +20,10 @@ pub(crate) struct InlineListener {
 
 impl InlineListener {
     /// The listener itself, where it cannot be: with the PROXY protocol, and on other systems than Linux.
-    pub(crate) fn new(listener: TfoListener) -> Result<Self, TfoListener> {
+    pub(crate) fn new(listener: TfoListener) -> Result<Self, Box<TfoListener>> {
         #[cfg(feature = "proxy")]
         if listener.proxies.is_some() {
-            return Err(listener);
+            return Err(Box::new(listener));
         }
         #[cfg(all(target_os = "linux", not(tfo_fallback)))]
         if let Ok(copy) = std::os::fd::AsFd::as_fd(&listener.listener).try_clone_to_owned()
@@ -31,7 +31,7 @@ impl InlineListener {
         {
             return Ok(Self { listener, events });
         }
-        Err(listener)
+        Err(Box::new(listener))
     }
 
     pub(crate) fn listener(&self) -> &TfoListener {

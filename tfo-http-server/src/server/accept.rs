@@ -44,7 +44,9 @@ pub(super) async fn accept<S: HttpService>(
     // With several threads, a handler that is polled here would keep the others from accepting.
     let alone = Handle::current().runtime_flavor() == RuntimeFlavor::CurrentThread;
     let source = match alone {
-        true => InlineListener::new(listener).map_or_else(Source::Reactor, Source::Inline),
+        true => {
+            InlineListener::new(listener).map_or_else(|listener| Source::Reactor(*listener), Source::Inline)
+        }
         false => Source::Reactor(listener),
     };
     let mut acceptor = Acceptor { source, context, service, alive };
