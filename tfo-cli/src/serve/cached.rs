@@ -47,7 +47,11 @@ pub(super) fn content(root: &Dir, path: &Path) -> Option<(Cursor<Vec<u8>>, Metad
 
 /// Opens what is beneath the root by just these names, none of them a link or hidden.
 fn open(root: &Dir, path: &Path) -> Option<File> {
-    let plain = |part| matches!(part, Component::Normal(name) if !name.as_encoded_bytes().starts_with(b"."));
+    let plain = |part| match part {
+        Component::Normal(name) => !name.as_encoded_bytes().starts_with(b"."),
+        Component::CurDir => true,
+        _ => false,
+    };
     if !path.components().all(plain) {
         return None;
     }
@@ -80,6 +84,8 @@ mod tests {
         let root = Dir::open_ambient_dir(directory.path(), ambient_authority()).unwrap();
         let found = |name: &str| content(&root, Path::new(name)).map(|(content, _)| content.into_inner());
         assert_eq!(found("index.html").unwrap(), b"index");
+        // As `ServeDir` writes it.
+        assert_eq!(found("./index.html").unwrap(), b"index");
         assert_eq!(found("dir/index.html").unwrap(), b"");
         for name in ["", ".hidden", "large", "link", "dir", "nothing", "../x", "/etc/passwd"] {
             assert!(found(name).is_none(), "{name}");
