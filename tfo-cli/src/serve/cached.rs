@@ -4,9 +4,10 @@
 //! on a network, and `preadv2(RWF_NOWAIT)` reads what is in the page cache. Whatever else a path leads to
 //! (a symbolic link for one) is left to those who may wait.
 
+use std::cell::RefCell;
 use std::fs::File;
 use std::io::{Cursor, IoSliceMut};
-use std::path::{Component, Path};
+use std::path::{Component, Path, PathBuf};
 
 use cap_std::fs::Dir;
 use rustix::fs::{Mode, OFlags, ResolveFlags, openat2};
@@ -17,20 +18,40 @@ use super::files::{INDEX, Metadata};
 /// Larger files are read in parts.
 const SMALL: u64 = 64 * 1024;
 
+thread_local! {
+    /// What was looked at last. A request looks first, and then reads, without a pause between: it need not
+    /// open the file twice. Looking again takes its place, so it never is another request's.
+    static LOOKED_AT: RefCell<Option<(PathBuf, File, std::fs::Metadata)>> = const { RefCell::new(None) };
+}
+
 /// What is known of a file, or of a directory with an index.
 pub(super) fn metadata(root: &Dir, path: &Path) -> Option<Metadata> {
-    let metadata = open(root, path)?.metadata().ok()?;
+    LOOKED_AT.take();
+    let file = open(root, path)?;
+    let metadata = file.metadata().ok()?;
     if metadata.is_file() {
-        return Some(Metadata::of(&metadata));
+        let told = Metadata::of(&metadata);
+        LOOKED_AT.replace(Some((path.to_owned(), file, metadata)));
+        return Some(told);
     }
-    let index = metadata.is_dir().then(|| open(root, &path.join(INDEX)))??.metadata().ok()?;
-    index.is_file().then(|| Metadata { is_dir: true, ..Metadata::of(&index) })
+    let path = metadata.is_dir().then(|| path.join(INDEX))?;
+    let index = open(root, &path)?;
+    let metadata = index.metadata().ok().filter(std::fs::Metadata::is_file)?;
+    let told = Metadata { is_dir: true, ..Metadata::of(&metadata) };
+    LOOKED_AT.replace(Some((path, index, metadata)));
+    Some(told)
 }
 
 /// The whole of a small file.
 pub(super) fn content(root: &Dir, path: &Path) -> Option<(Cursor<Vec<u8>>, Metadata)> {
-    let file = open(root, path)?;
-    let metadata = file.metadata().ok()?;
+    let (file, metadata) = match LOOKED_AT.take() {
+        Some((looked_at, file, metadata)) if looked_at == path => (file, metadata),
+        _ => {
+            let file = open(root, path)?;
+            let metadata = file.metadata().ok()?;
+            (file, metadata)
+        }
+    };
     if !metadata.is_file() || metadata.len() > SMALL {
         return None;
     }
@@ -90,6 +111,12 @@ mod tests {
         for name in ["", ".hidden", "large", "link", "dir", "nothing", "../x", "/etc/passwd"] {
             assert!(found(name).is_none(), "{name}");
         }
+        // What has taken its place is found, whatever was looked at before.
+        assert!(metadata(&root, Path::new("index.html")).is_some());
+        fs::rename(at("index.html"), at("old")).unwrap();
+        fs::write(at("index.html"), "new").unwrap();
+        assert!(metadata(&root, Path::new("index.html")).is_some());
+        assert_eq!(found("index.html").unwrap(), b"new");
         let is_dir = |name: &str| metadata(&root, Path::new(name)).map(|metadata| metadata.is_dir);
         assert_eq!(["", "dir", "index.html", "large"].map(is_dir), [true, true, false, false].map(Some));
         assert_eq!(["empty", "link", ".hidden", "nothing"].map(is_dir), [None; 4]);
