@@ -127,8 +127,8 @@ pub use info::AcceptInfo;
 pub use keys::Keys;
 pub use listener::{BindError, BindStep, Effect, ListenerBuilder, TfoListener};
 pub use outcome::{AcceptOutcome, Disproven, PlainReason};
-pub use route::{ProofFuture, ProofLayer, ProofService};
 #[cfg(any(feature = "hyper", feature = "tower"))]
+pub use route::{ProofFuture, ProofLayer, ProofService};
 #[cfg(feature = "server")]
 pub use server::Server;
 pub use stats::{GateStats, LimitStats, ListenerStats, OutcomeStats, ProofStats, StatsHandle};
