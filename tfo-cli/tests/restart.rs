@@ -46,6 +46,21 @@ lab_tests! {
         assert!(rides > 20 && plain > 20, "{plain} plain, {rides} rides");
     }
 
+    /// What the load would notice.
+    fn an_end_without_a_successor_fails_requests() {
+        let lab = Lab::builder().rtt(RTT).build().unwrap();
+        let root = tempfile::tempdir().unwrap();
+        fs::write(root.path().join("index.html"), "hello").unwrap();
+        let address = lab.host("server").addr(80);
+        let serve = Serve::start(&lab, root.path().to_str().unwrap(), &address.to_string());
+        let load = Load::start(&lab, address);
+        load.wait_for(20);
+        serve.signal("-TERM");
+        for client in load.clients {
+            assert!(client.join().is_err(), "a visit must fail");
+        }
+    }
+
     fn a_restart_that_fails_changes_nothing() {
         let lab = Lab::builder().rtt(RTT).build().unwrap();
         let root = tempfile::tempdir().unwrap();
