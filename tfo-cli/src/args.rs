@@ -158,7 +158,9 @@ pub(crate) enum Policy {
 /// of the directory, are not found, also behind symbolic links; a directory without index.html is not
 /// found either. SIGINT (Ctrl-C) and SIGTERM end it when the requests under way are answered, at most
 /// 10 s later, or about 20 s where one came in the SYN of a client that has yet to complete its handshake.
-/// With a file of keys or a secret, SIGHUP reads it again.
+/// With a file of keys or a secret, SIGHUP reads it again. SIGUSR2 starts the program anew, hands the listener
+/// over, and ends this process: no connection is lost. Listeners that systemd has opened (LISTEN_FDS) are
+/// served instead of --listen.
 ///
 /// Exit codes: 0 ended by a signal; 1 could not begin; 2 bad arguments.
 #[derive(Debug, clap::Args)]
@@ -180,6 +182,24 @@ pub(crate) struct ServeArgs {
     /// Fast Open off.
     #[arg(long, value_name = "N", default_value_t = 1024, allow_negative_numbers = true)]
     pub(crate) fastopen_queue: u32,
+    /// How many threads serve, each with a listener of its own (default: one a core).
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
+    pub(crate) workers: Option<u16>,
+    /// How many connections may be open at a time; further ones are answered with 503.
+    #[arg(long, value_name = "N", default_value_t = 10_000, value_parser = clap::value_parser!(u32).range(1..))]
+    pub(crate) max_connections: u32,
+    /// How long a client may take for the head of a request.
+    #[arg(long, value_name = "TIME", default_value = "20s", value_parser = parse_patience)]
+    pub(crate) header_timeout: Duration,
+    /// Close each HTTP/1 connection after its answer.
+    #[arg(long)]
+    pub(crate) no_keep_alive: bool,
+    /// One line for each request, on standard output.
+    #[arg(long)]
+    pub(crate) access_log: bool,
+    /// Answer /metrics (Prometheus) and /healthz at this address.
+    #[arg(long, value_name = "ADDR")]
+    pub(crate) admin: Option<SocketAddr>,
     /// Make cookies with the keys in this file, one or two with a comma between, in the form of
     /// net.ipv4.tcp_fastopen_key. It is watched; SIGHUP reads it at once (default: the system's key).
     #[arg(long, value_name = "FILE", conflicts_with_all = ["key_secret_file", "no_cookie"])]

@@ -492,3 +492,54 @@ fn a_browser_shows_its_pages() {
     let dom = String::from_utf8_lossy(&shown.stdout);
     assert!(dom.contains("<p id=\"p\">filled</p>"), "{shown:?}");
 }
+
+#[test]
+fn it_speaks_http2_logs_and_tells_the_administrator() {
+    let site = site();
+    let args = ["--listen", "127.0.0.1:0", "--access-log", "--workers", "1", "--admin", "127.0.0.1:0"];
+    let mut serve = Serve::start(&site.path().join("root"), &args);
+    let mut stderr = BufReader::new(serve.process.stderr.take().unwrap()).lines();
+    let admin = stderr.find_map(|line| Some(line.unwrap().strip_prefix("metrics on ")?.to_owned())).unwrap();
+    let curl = |args: &[&str]| {
+        let output = Command::new("curl").args(["-sS", "--max-time", "10"]).args(args).output().unwrap();
+        assert!(output.status.success(), "{output:?}");
+        String::from_utf8(output.stdout).unwrap()
+    };
+    let page = format!("http://{}/", serve.address);
+    assert_eq!(curl(&["--http2-prior-knowledge", "-w", " %{http_version}", &page]), "index 2");
+    assert_eq!(curl(&["-w", " %{http_version}", &page]), "index 1.1");
+    let metrics = curl(&[&admin]);
+    for sample in
+        ["tfo_connections_total{protocol=\"http2\"} 1", "tfo_responses_total{status=\"2xx\"} 2", "# EOF"]
+    {
+        assert!(metrics.contains(sample), "{sample}: {metrics}");
+    }
+    let health = admin.replace("/metrics", "/healthz");
+    assert_eq!(curl(&["-w", "%{http_code}", &health]), "ok\n200");
+    assert_eq!(curl(&["-o", "/dev/null", "-w", "%{http_code}", "-X", "POST", &health]), "404");
+    let mut log = BufReader::new(serve.process.stdout.take().unwrap()).lines();
+    for version in ["HTTP/2.0", "HTTP/1.1"] {
+        let line = log.next().unwrap().unwrap();
+        assert!(
+            line.starts_with("127.0.0.1:") && line.contains(&format!("{version}\" 200 5 plain ")),
+            "{line}"
+        );
+    }
+}
+
+#[test]
+fn limits_answer_slow_clients_and_too_many() {
+    let site = site();
+    let args =
+        ["--listen", "127.0.0.1:0", "--header-timeout", "300ms", "--max-connections", "1", "--no-keep-alive"];
+    let serve = Serve::start(&site.path().join("root"), &args);
+    assert!(serve.exchange("GET / HTTP/1.1\r\nHost: h\r\n\r\n").contains("connection: close"));
+    let slow = serve.exchange("GET / HTTP/1.1\r\n");
+    assert!(slow.starts_with("HTTP/1.1 408 "), "{slow}");
+    let held = TcpStream::connect(serve.address).unwrap();
+    let begun = Instant::now();
+    while !serve.get("/", "").starts_with("HTTP/1.1 503 ") {
+        assert!(begun.elapsed() < PATIENCE);
+    }
+    drop(held);
+}

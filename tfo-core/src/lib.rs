@@ -35,6 +35,7 @@
 //! # }
 //! ```
 
+mod accept;
 mod counters;
 mod error;
 pub mod first_flight;
@@ -44,6 +45,7 @@ mod syn;
 mod sys;
 mod tcp_info;
 
+pub use accept::{accept, has_connection};
 pub use counters::{Counters, CountersError};
 pub use error::Error;
 pub use first_flight::{Classifier, FirstFlight};

@@ -16,6 +16,8 @@
 //! * `ProofLayer` (features `tower`, `hyper`): a route whose GET changes something asks for the proof.
 //! * [`ListenerBuilder::replayable`]: an idempotent POST declines the gate. A rule of the listener, for
 //!   HTTP/1: a layer cannot release what is still in the kernel.
+//! * `Server` (feature `server`): serves hyper and tower services and axum routers, with limits and a graceful
+//!   end.
 //! * [`StatsHandle`]: what the listener has done, counted.
 //!
 //! # With hyper
@@ -116,6 +118,8 @@ mod listener;
 mod outcome;
 #[cfg(any(feature = "hyper", feature = "tower"))]
 mod route;
+#[cfg(feature = "server")]
+pub mod server;
 mod settle;
 mod shared;
 mod stats;
@@ -133,6 +137,8 @@ pub use listener::{BindError, BindStep, Effect, ListenerBuilder, TfoListener};
 pub use outcome::{AcceptOutcome, Disproven, PlainReason};
 #[cfg(any(feature = "hyper", feature = "tower"))]
 pub use route::{ProofFuture, ProofLayer, ProofService};
+#[cfg(feature = "server")]
+pub use server::Server;
 pub use stats::{GateStats, LimitStats, ListenerStats, OutcomeStats, ProofStats, StatsHandle};
 pub use stream::AcceptedStream;
 pub use stream::replayable::EarlyRequest;

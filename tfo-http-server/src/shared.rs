@@ -15,6 +15,7 @@ use tokio::time::Instant;
 use crate::outcome::{AcceptOutcome, Disproven};
 use crate::stats::Counts;
 use crate::stream::gate::Standing;
+use crate::stream::socket::Socket;
 
 /// One connection. The socket is in here, behind a lock that is free but for the moment of a call,
 /// so that a handle can ask the kernel, and closing the stream closes the connection whoever still
@@ -36,7 +37,7 @@ pub(crate) struct Shared {
 #[derive(Debug)]
 pub(crate) struct State {
     /// `None` when the stream is closed.
-    pub(crate) socket: Option<TcpStream>,
+    pub(crate) socket: Option<Socket>,
     pub(crate) proof: Proof,
     /// What the gate made of the SYN's data.
     pub(crate) flight: Option<Flight>,
@@ -44,7 +45,7 @@ pub(crate) struct State {
     /// A second descriptor, registered apart, for those who wait for the proof: an ACK is no event
     /// for a reader whose data is drained, and clearing the stream's write readiness instead would
     /// make its writes wait for the ACK.
-    watch: Option<TcpStream>,
+    watch: Option<Socket>,
     /// When it was accepted, if it was not proven then.
     unproven_since: Option<Instant>,
     counts: Arc<Counts>,
@@ -83,7 +84,7 @@ impl Proof {
 }
 
 impl State {
-    pub(crate) fn new(socket: TcpStream, proof: Proof, rtt: Option<Duration>, counts: Arc<Counts>) -> Self {
+    pub(crate) fn new(socket: Socket, proof: Proof, rtt: Option<Duration>, counts: Arc<Counts>) -> Self {
         let unproven_since = (proof == Proof::Pending).then(Instant::now);
         if let Proof::Disproven(why) = proof {
             counts.on_disproven(why);
@@ -172,6 +173,15 @@ impl Shared {
         self.wake_waiters();
     }
 
+    /// Registers a socket that was polled [inline](Socket::Inline) until now; whoever has polled it polls
+    /// it again.
+    #[cfg(feature = "server")]
+    pub(crate) fn register(&self) {
+        let mut state = self.state();
+        // Without a registration there is no socket: reads and writes fail.
+        state.socket = state.socket.take().and_then(|socket| socket.registered().ok());
+    }
+
     /// Whatever panicked while it held the lock has left a state that is valid.
     pub(crate) fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
@@ -185,7 +195,7 @@ impl Shared {
 
     /// Takes the socket from all handles and returns it, still open. With `last_look`, for handles that
     /// are still there, whether it was proven until now is found out first.
-    pub(crate) fn close(&self, last_look: bool) -> Option<TcpStream> {
+    pub(crate) fn close(&self, last_look: bool) -> Option<Socket> {
         let mut state = self.state();
         let socket = state.socket.take();
         if last_look
@@ -299,7 +309,7 @@ impl Drop for Waiting<'_> {
 }
 
 /// Asks the kernel where the connection stands. One system call.
-pub(crate) fn look(socket: &TcpStream) -> io::Result<Standing> {
+pub(crate) fn look(socket: &Socket) -> io::Result<Standing> {
     Ok(Standing::of(TcpInfo::read(socket)?.state()))
 }
 
@@ -308,7 +318,7 @@ pub(crate) fn look(socket: &TcpStream) -> io::Result<Standing> {
 /// "Would block" from a look clears the readiness that was seen *before* the look, so an ACK
 /// between the two is an event that is still to come.
 pub(crate) fn poll_look(
-    socket: &TcpStream,
+    socket: &Socket,
     interest: Interest,
     cx: &mut Context<'_>,
 ) -> Poll<io::Result<Standing>> {
@@ -329,6 +339,6 @@ pub(crate) fn poll_look(
     }
 }
 
-fn duplicate(socket: &TcpStream) -> io::Result<TcpStream> {
-    TcpStream::from_std(SockRef::from(socket).try_clone()?.into())
+pub(crate) fn duplicate(socket: &Socket) -> io::Result<Socket> {
+    TcpStream::from_std(SockRef::from(socket).try_clone()?.into()).map(Socket::Registered)
 }

@@ -14,14 +14,14 @@ use hyper::service::service_fn;
 use indicatif::{ProgressBar, ProgressStyle};
 use serde::Serialize;
 use tfo_http::{Hedge, PathMemory, Reason, SynData, SynOutcome};
-use tfo_http_server::{BindError, TfoListener};
+use tfo_http_server::AcceptInfo;
+use tfo_http_server::server::{RequestBody, Server as HttpServer, ServerError};
 use tokio::runtime::{Builder, Runtime};
 use tokio::sync::oneshot;
 
 use super::network::Network;
 use crate::failure::{Code, Failure, chain};
 use crate::fetch::{Answer, Fetcher, Settings};
-use crate::serve;
 
 /// More than enough on a network without losses.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -206,20 +206,23 @@ async fn serve(
     stopped: oneshot::Receiver<()>,
     seen: Arc<Mutex<Seen>>,
 ) {
-    let listener = match TfoListener::bind(address) {
-        Ok(listener) => listener,
+    let server = match HttpServer::bind(address) {
+        Ok(server) => server.shutdown_on(async { drop(stopped.await) }),
         Err(error) => return drop(tell.send(Err(cannot_listen(&error)))),
     };
-    let _ = tell.send(Ok(listener.local_addr()));
-    let service = |info: tfo_http_server::AcceptInfo| {
-        let mut seen = seen.lock().unwrap_or_else(PoisonError::into_inner);
-        seen.insert(info.remote_addr(), info.arrived_in_syn());
-        service_fn(|_| async { Ok::<_, Infallible>(Response::new(Full::<Bytes>::from("hello\n"))) })
-    };
-    serve::http::serve(listener, service, async { drop(stopped.await) }).await;
+    let _ = tell.send(Ok(server.local_addr()));
+    let service = service_fn(move |request: Request<RequestBody>| {
+        if let Some(info) = request.extensions().get::<AcceptInfo>() {
+            let mut seen = seen.lock().unwrap_or_else(PoisonError::into_inner);
+            seen.insert(info.remote_addr(), info.arrived_in_syn());
+        }
+        async { Ok::<_, Infallible>(Response::new(Full::<Bytes>::from("hello\n"))) }
+    });
+    // What could go wrong with workers does not without them.
+    let _ = server.serve(service).await;
 }
 
-fn cannot_listen(error: &BindError) -> Failure {
+fn cannot_listen(error: &ServerError) -> Failure {
     Failure::new(Code::General, chain(error))
 }
 

@@ -21,17 +21,19 @@ use cap_std::fs::{Dir, OpenOptions};
 use http::header::{CONTENT_TYPE, ETAG, IF_RANGE, LAST_MODIFIED, RANGE};
 use http::{HeaderMap, HeaderValue, Request, Response, StatusCode};
 use http_body_util::{Either, Empty, Full};
-use hyper::body::Incoming;
 use percent_encoding::percent_decode_str;
+use tfo_http_server::server::RequestBody;
 use tokio::io::{AsyncRead, AsyncSeek, ReadBuf};
 use tokio::task::spawn_blocking;
 use tower_http::services::ServeDir;
 use tower_http::services::fs::{DefaultServeDirFallback, ServeFileSystemResponseBody};
 use tower_service::Service as _;
 
+#[cfg(target_os = "linux")]
+use super::cached;
 use crate::failure::{Code, Failure};
 
-const INDEX: &str = "index.html";
+pub(super) const INDEX: &str = "index.html";
 
 /// The files beneath one directory.
 #[derive(Clone, Debug)]
@@ -51,7 +53,7 @@ impl Files {
         Ok(Self(files))
     }
 
-    pub(super) async fn answer(self, request: Request<Incoming>) -> Result<Response<Body>, Infallible> {
+    pub(super) async fn answer(self, request: Request<RequestBody>) -> Result<Response<Body>, Infallible> {
         if may_be_asked_for(request.uri().path()) {
             let response = self.found(request).await?;
             if response.status() != StatusCode::NOT_FOUND {
@@ -69,7 +71,7 @@ impl Files {
     /// not know `If-Range`, so the answer, which tells of the file that was opened, is held against it.
     async fn found(
         mut self,
-        request: Request<Incoming>,
+        request: Request<RequestBody>,
     ) -> Result<Response<ServeFileSystemResponseBody>, Infallible> {
         let mut request = request.map(drop).map(|()| Empty::<Bytes>::new());
         let Some(condition) = request.headers_mut().remove(IF_RANGE) else {
@@ -125,14 +127,22 @@ impl tower_http::services::fs::Backend for Beneath {
     type MetadataFuture = Opening<Metadata>;
 
     fn open(&self, path: PathBuf) -> Opening<File> {
+        #[cfg(target_os = "linux")]
+        if let Some((content, metadata)) = cached::content(&self.0, &path) {
+            return Box::pin(std::future::ready(Ok(File { file: Content::Memory(content), metadata })));
+        }
         self.blocking(move |root| {
             let file = open(root, &path)?.into_std();
             let metadata = Metadata::of(&file.metadata()?);
-            Ok(File { file: tokio::fs::File::from_std(file), metadata })
+            Ok(File { file: Content::Disk(tokio::fs::File::from_std(file)), metadata })
         })
     }
 
     fn metadata(&self, path: PathBuf) -> Opening<Metadata> {
+        #[cfg(target_os = "linux")]
+        if let Some(metadata) = cached::metadata(&self.0, &path) {
+            return Box::pin(std::future::ready(Ok(metadata)));
+        }
         self.blocking(move |root| {
             let is_dir = root.metadata(&path)?.is_dir();
             let file = if is_dir { path.join(INDEX) } else { path.clone() };
@@ -203,19 +213,26 @@ fn hidden(error: io::Error) -> io::Error {
 /// An open file.
 #[derive(Debug)]
 struct File {
-    file: tokio::fs::File,
+    file: Content,
     metadata: Metadata,
 }
 
+#[derive(Debug)]
+enum Content {
+    /// A small file that was in memory anyway.
+    Memory(io::Cursor<Vec<u8>>),
+    Disk(tokio::fs::File),
+}
+
 #[derive(Clone, Copy, Debug)]
-struct Metadata {
-    is_dir: bool,
-    modified: Option<SystemTime>,
-    length: u64,
+pub(super) struct Metadata {
+    pub(super) is_dir: bool,
+    pub(super) modified: Option<SystemTime>,
+    pub(super) length: u64,
 }
 
 impl Metadata {
-    fn of(metadata: &std::fs::Metadata) -> Self {
+    pub(super) fn of(metadata: &std::fs::Metadata) -> Self {
         Self { is_dir: metadata.is_dir(), modified: metadata.modified().ok(), length: metadata.len() }
     }
 }
@@ -249,17 +266,26 @@ impl AsyncRead for File {
         cx: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.file).poll_read(cx, buffer)
+        match &mut self.file {
+            Content::Memory(content) => Pin::new(content).poll_read(cx, buffer),
+            Content::Disk(file) => Pin::new(file).poll_read(cx, buffer),
+        }
     }
 }
 
 impl AsyncSeek for File {
     fn start_seek(mut self: Pin<&mut Self>, position: io::SeekFrom) -> io::Result<()> {
-        Pin::new(&mut self.file).start_seek(position)
+        match &mut self.file {
+            Content::Memory(content) => Pin::new(content).start_seek(position),
+            Content::Disk(file) => Pin::new(file).start_seek(position),
+        }
     }
 
     fn poll_complete(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<u64>> {
-        Pin::new(&mut self.file).poll_complete(cx)
+        match &mut self.file {
+            Content::Memory(content) => Pin::new(content).poll_complete(cx),
+            Content::Disk(file) => Pin::new(file).poll_complete(cx),
+        }
     }
 }
 

@@ -1,15 +1,20 @@
 //! `tfo serve`: the files of a directory, with TCP Fast Open.
 
+mod access_log;
+mod admin;
+#[cfg(target_os = "linux")]
+mod cached;
 mod files;
-pub(crate) mod http;
 mod keys;
-mod patient;
+mod restart;
 mod signals;
 
+use std::error::Error;
 use std::io::{self, Write as _};
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use hyper::service::service_fn;
+use tfo_http_server::server::{Limits, Server, ServerError};
 use tfo_http_server::{BindError, BindStep, Keys, TfoListener};
 
 use crate::args::ServeArgs;
@@ -24,7 +29,8 @@ const PORT: u16 = 8080;
 pub(crate) fn run(args: &ServeArgs) -> Result<(), Failure> {
     check(args)?;
     let files = Files::open(&args.root)?;
-    let runtime = tokio::runtime::Builder::new_multi_thread()
+    // The workers have their own; this one is for keys, signals, and the administrator.
+    let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
         .map_err(|error| Failure::because(Code::General, "cannot start", &error))?;
@@ -53,39 +59,58 @@ fn check(args: &ServeArgs) -> Result<(), Failure> {
 }
 
 async fn serve(args: &ServeArgs, files: Files) -> Result<(), Failure> {
-    let signals = Signals::new()
-        .map_err(|error| Failure::because(Code::General, "cannot watch for signals", &error))?;
-    let keys =
-        keys::open(args).map_err(|error| Failure::new(Code::General, crate::failure::chain(&error)))?;
+    let no_signals = |error| Failure::because(Code::General, "cannot watch for signals", &error);
+    let signals = Signals::new().map_err(no_signals)?;
+    let keys = keys::open(args).map_err(failed)?;
     // From now on SIGHUP is no reason to end.
-    let hang_ups = keys::watch(&keys)
-        .map_err(|error| Failure::because(Code::General, "cannot watch for signals", &error))?;
-    let listener =
-        bind(args, &keys).map_err(|error| Failure::new(Code::General, crate::failure::chain(&error)))?;
-    announce(args, &listener);
+    let hang_ups = keys::watch(&keys).map_err(no_signals)?;
+    let server = bind(args, &keys).map_err(failed)?;
+    let handle = server.handle();
+    let mut admin_handle = None;
+    if let Some(address) = args.admin {
+        let admin = admin::bind(address).map_err(failed)?;
+        let _ = writeln!(io::stderr(), "metrics on http://{}/metrics", admin.local_addr());
+        admin_handle = Some(admin.handle());
+        tokio::spawn(admin::serve(admin, handle.clone()));
+    }
+    announce(args, &server);
     tokio::spawn(keys.run());
     tokio::spawn(hang_ups);
+    tokio::spawn(restart::watch(handle, admin_handle).map_err(no_signals)?);
     let service = service_fn(move |request| {
         let files = files.clone();
         async move { files.answer(request).await }
     });
-    http::serve(listener, move |_| service.clone(), signals.first()).await;
-    Ok(())
+    server.shutdown_on(signals.first()).serve(service).await.map(drop).map_err(failed)
 }
 
-fn bind(args: &ServeArgs, keys: &Keys) -> Result<TfoListener, BindError> {
-    let bind = |address| {
-        let builder = TfoListener::builder().no_cookie(args.no_cookie).keys(keys.clone());
-        match args.fastopen_queue {
-            0 => builder.fastopen(false).bind(address),
-            queue => builder.fastopen_queue(queue).bind(address),
-        }
+fn failed(error: impl Error + 'static) -> Failure {
+    Failure::new(Code::General, crate::failure::chain(&error))
+}
+
+fn bind(args: &ServeArgs, keys: &Keys) -> Result<Server, ServerError> {
+    let listener = TfoListener::builder().no_cookie(args.no_cookie).keys(keys.clone());
+    let listener = match args.fastopen_queue {
+        0 => listener.fastopen(false),
+        queue => listener.fastopen_queue(queue),
     };
-    if let Some(address) = args.listen {
-        return bind(address);
+    let limits = Limits::default().connections(args.max_connections).header_timeout(args.header_timeout);
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    let mut builder = Server::builder()
+        .listener(listener)
+        .limits(limits)
+        .keep_alive(!args.no_keep_alive)
+        .workers(args.workers.map_or(cores, usize::from));
+    if args.access_log {
+        builder = builder.on_request(access_log::start());
     }
-    match bind(SocketAddr::from((Ipv6Addr::UNSPECIFIED, PORT))) {
-        Err(error) if lacks_ipv6(&error) => bind(SocketAddr::from((Ipv4Addr::UNSPECIFIED, PORT))),
+    if let Some(address) = args.listen {
+        return builder.inherit_or_bind(address);
+    }
+    match builder.clone().inherit_or_bind(SocketAddr::from((Ipv6Addr::UNSPECIFIED, PORT))) {
+        Err(ServerError::Bind(error)) if lacks_ipv6(&error) => {
+            builder.bind(SocketAddr::from((Ipv4Addr::UNSPECIFIED, PORT)))
+        }
         result => result,
     }
 }
@@ -96,8 +121,8 @@ fn lacks_ipv6(error: &BindError) -> bool {
 }
 
 /// The address on standard output, for programs too; the rest on standard error. Nobody has to read it.
-fn announce(args: &ServeArgs, listener: &TfoListener) {
-    let effect = listener.effect();
+fn announce(args: &ServeArgs, server: &Server) {
+    let effect = server.effect();
     let _ = writeln!(io::stderr(), "{effect}");
     if args.no_cookie && effect.is_cookie_less() && !effect.answers_unproven() {
         let _ = writeln!(
@@ -107,6 +132,6 @@ fn announce(args: &ServeArgs, listener: &TfoListener) {
         );
     }
     let mut stdout = io::stdout();
-    let _ = writeln!(stdout, "listening on http://{}", listener.local_addr());
+    let _ = writeln!(stdout, "listening on http://{}", server.local_addr());
     let _ = stdout.flush();
 }

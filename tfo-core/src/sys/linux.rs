@@ -2,8 +2,11 @@
 
 use std::ffi::{c_int, c_void};
 use std::io;
-use std::os::fd::{AsFd, AsRawFd};
+use std::net::{SocketAddr, TcpStream};
+use std::os::fd::{AsFd, AsRawFd, FromRawFd as _, OwnedFd};
 use std::path::Path;
+
+use socket2::SockAddr;
 
 pub(crate) const IS_LINUX: bool = true;
 
@@ -99,6 +102,33 @@ pub(crate) fn peek(socket: &impl AsFd, buffer: &mut [u8]) -> io::Result<usize> {
         )
     };
     usize::try_from(result).map_err(|_| io::Error::last_os_error())
+}
+
+/// `accept4(2)`: a socket that does not block and is closed on exec, and its peer.
+pub(crate) fn accept(listener: &impl AsFd) -> io::Result<(TcpStream, SocketAddr)> {
+    let mut accepted = -1;
+    // SAFETY: the closure gives the kernel a storage of that length; it writes an address that fits, and
+    // its length, before the call returns. On an error nothing is kept.
+    let ((), address) = unsafe {
+        SockAddr::try_init(|storage, length| {
+            let flags = libc::SOCK_NONBLOCK | libc::SOCK_CLOEXEC;
+            accepted = libc::accept4(listener.as_fd().as_raw_fd(), storage.cast(), length, flags);
+            if accepted < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+        })
+    }?;
+    // SAFETY: the kernel has just made this descriptor, and nobody else knows of it.
+    let socket = unsafe { OwnedFd::from_raw_fd(accepted) };
+    let address = address.as_socket().ok_or(io::ErrorKind::InvalidData)?;
+    Ok((socket.into(), address))
+}
+
+/// `poll(2)` for input, without waiting.
+pub(crate) fn has_input(socket: &impl AsFd) -> io::Result<bool> {
+    let mut asked = libc::pollfd { fd: socket.as_fd().as_raw_fd(), events: libc::POLLIN, revents: 0 };
+    // SAFETY: one initialised entry, which the kernel reads and writes during the call; the descriptor is
+    // borrowed for the call and so open.
+    let result = unsafe { libc::poll(&raw mut asked, 1, 0) };
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result > 0) }
 }
 
 /// Whether a handshake has begun and the bytes of the call were not taken.

@@ -15,7 +15,7 @@ use other as imp;
 
 pub(crate) use imp::{
     IS_LINUX, MAX_SLICES, OPTION_UNSUPPORTED, SEND_FLAGS, SEND_UNSUPPORTED, SYN_FLAGS, SYN_UNSUPPORTED,
-    TcpOption, getsockopt, is_in_progress, peek, read_proc, setsockopt,
+    TcpOption, accept, getsockopt, has_input, is_in_progress, peek, read_proc, setsockopt,
 };
 
 /// Anything that is a socket: `std`, `socket2` and `tokio` sockets, listeners, owned and borrowed

@@ -2,7 +2,10 @@
 
 use std::ffi::c_int;
 use std::io;
+use std::net::{SocketAddr, TcpStream};
 use std::path::Path;
+
+use socket2::SockRef;
 
 use super::AsSocket;
 
@@ -46,6 +49,17 @@ pub(crate) fn getsockopt(_: &impl AsSocket, _: TcpOption, _: &mut [u8]) -> io::R
 }
 
 pub(crate) fn peek(_: &impl AsSocket, _: &mut [u8]) -> io::Result<usize> {
+    Err(io::ErrorKind::Unsupported.into())
+}
+
+pub(crate) fn accept(listener: &impl AsSocket) -> io::Result<(TcpStream, SocketAddr)> {
+    let (socket, address) = SockRef::from(listener).accept()?;
+    socket.set_nonblocking(true)?;
+    let address = address.as_socket().ok_or(io::ErrorKind::InvalidData)?;
+    Ok((socket.into(), address))
+}
+
+pub(crate) fn has_input(_: &impl AsSocket) -> io::Result<bool> {
     Err(io::ErrorKind::Unsupported.into())
 }
 

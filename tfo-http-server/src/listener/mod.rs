@@ -3,6 +3,8 @@
 mod builder;
 mod effect;
 mod error;
+#[cfg(feature = "server")]
+pub(crate) mod inline;
 #[cfg(feature = "proxy")]
 pub(crate) mod proxy;
 
@@ -14,7 +16,7 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use tfo_core::{Ability, FastOpenBits, Problem, Support, TcpInfo, sockopt};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::TcpListener;
 use tokio::time::{Instant, sleep};
 
 use crate::keys::{Keys, Registration};
@@ -24,6 +26,7 @@ use crate::stats::{Counts, StatsHandle};
 use crate::stream::AcceptedStream;
 use crate::stream::gate::{Birth, Standing};
 use crate::stream::replayable::Replayable;
+use crate::stream::socket::Socket;
 
 pub use builder::ListenerBuilder;
 pub use effect::Effect;
@@ -174,7 +177,7 @@ impl TfoListener {
         }
         loop {
             let (socket, remote) = self.listener.accept().await?;
-            if let Some(stream) = self.admit(socket, remote) {
+            if let Some(stream) = self.admit(socket.into(), remote) {
                 return Ok((stream, remote));
             }
         }
@@ -194,7 +197,7 @@ impl TfoListener {
                 return Poll::Ready(Ok(accepted));
             }
             let (socket, remote) = ready!(self.listener.poll_accept(cx))?;
-            let Some(stream) = self.admit(socket, remote) else { continue };
+            let Some(stream) = self.admit(socket.into(), remote) else { continue };
             #[cfg(feature = "proxy")]
             let Some(stream) = proxy::Proxies::take(self.proxies.as_ref(), stream) else { continue };
             return Poll::Ready(Ok((stream, remote)));
@@ -258,7 +261,7 @@ impl TfoListener {
     }
 
     /// Makes a stream of it, unless there are too many.
-    fn admit(&self, socket: TcpStream, remote: SocketAddr) -> Option<AcceptedStream> {
+    fn admit(&self, socket: Socket, remote: SocketAddr) -> Option<AcceptedStream> {
         if !self.counts.enter(self.rules.max_connections) {
             let _ = socket.set_zero_linger();
             return None;

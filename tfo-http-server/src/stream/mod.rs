@@ -3,6 +3,7 @@
 mod cap;
 pub(crate) mod gate;
 pub(crate) mod replayable;
+pub(crate) mod socket;
 
 use std::fmt;
 use std::future::Future;
@@ -15,16 +16,16 @@ use std::task::{Context, Poll, ready};
 use socket2::SockRef;
 use tfo_core::peek;
 use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
-use tokio::net::TcpStream;
 use tokio::time::{Instant, Sleep, sleep_until};
 
 use crate::info::AcceptInfo;
 use crate::outcome::Disproven;
 use crate::settle::Place;
-use crate::shared::{Flight, Proof, Shared, State, look, poll_look};
+use crate::shared::{Flight, Proof, Shared, State, duplicate, look, poll_look};
 use cap::Cap;
 use gate::{Judgement, Standing};
 use replayable::Replayable;
+use socket::Socket;
 
 /// Room for the SYN's data on a path with an MTU of 1500, and for one byte more.
 const USUAL_FLIGHT: usize = 2048;
@@ -61,6 +62,10 @@ enum Mode {
     Released { left: usize },
     /// The next unread byte waits for the proof.
     Withheld { answered: bool, deadline: Option<Pin<Box<Sleep>>> },
+    /// Taken out of the kernel at once, because most can be released; this rest waits for the proof.
+    Held(Held),
+    /// What was held, and may be read.
+    Rest { bytes: Vec<u8>, read: usize },
     /// There is nothing, or no longer anything, to withhold.
     Open,
     /// Disproven: what was withheld is gone.
@@ -96,6 +101,12 @@ impl AcceptedStream {
         AcceptInfo::new(Arc::clone(&self.shared))
     }
 
+    /// A handle that does not count as one: nobody looks a last time for its sake.
+    #[cfg(feature = "server")]
+    pub(crate) fn downgrade(&self) -> std::sync::Weak<Shared> {
+        Arc::downgrade(&self.shared)
+    }
+
     /// The client's address; [`AcceptInfo::remote_addr`].
     pub fn peer_addr(&self) -> SocketAddr {
         self.shared.client()
@@ -112,7 +123,7 @@ impl AcceptedStream {
 
     fn with_socket<T>(
         &self,
-        work: impl FnOnce(Pin<&mut TcpStream>) -> Poll<io::Result<T>>,
+        work: impl FnOnce(Pin<&mut Socket>) -> Poll<io::Result<T>>,
     ) -> Poll<io::Result<T>> {
         let mut state = self.shared.state();
         match state.socket.as_mut() {
@@ -224,6 +235,9 @@ impl Drop for AcceptedStream {
         // answer to it.
         if self.mode.has_answered() {
             discard_unread(&socket);
+        } else if matches!(self.mode, Mode::Held(_)) {
+            // Here the kernel has nothing unread.
+            let _ = socket.set_zero_linger();
         }
     }
 }
@@ -253,6 +267,37 @@ impl Mode {
             match self {
                 Self::Open => return Pin::new(socket).poll_read(cx, buf),
                 Self::Failed(why) => return Poll::Ready(Err((*why).into())),
+                Self::Unseen { rule } if socket.is_inline() && buf.remaining() >= USUAL_FLIGHT => {
+                    let rule = rule.take();
+                    let before = buf.filled().len();
+                    // Most flights are safe as a whole: then a look at them before would have been in vain.
+                    if Pin::new(socket).poll_read(cx, buf)?.is_pending() {
+                        *self = Self::Open;
+                        return Poll::Pending;
+                    }
+                    *self = Self::after_read(state, buf, before, rule.as_ref());
+                    if buf.filled().len() > before || matches!(self, Self::Open) {
+                        return Poll::Ready(Ok(()));
+                    }
+                }
+                Self::Held(held) => {
+                    let standing = ready!(held.poll_standing(socket, deadline, cx))?;
+                    let bytes = std::mem::take(&mut held.bytes);
+                    *self = match Self::after_look(standing, state) {
+                        Self::Open if !bytes.is_empty() => Self::Rest { bytes, read: 0 },
+                        mode => mode,
+                    };
+                }
+                Self::Rest { bytes, read } => {
+                    let part = &bytes[*read..];
+                    let part = &part[..part.len().min(buf.remaining())];
+                    buf.put_slice(part);
+                    *read += part.len();
+                    if *read == bytes.len() {
+                        *self = Self::Open;
+                    }
+                    return Poll::Ready(Ok(()));
+                }
                 Self::Unseen { rule } => {
                     let rule = rule.take();
                     *self = Self::first_look(state, rule.as_ref())?;
@@ -305,6 +350,30 @@ impl Mode {
         })
     }
 
+    /// Decides on what was read, from `before` on, and takes back what must wait.
+    fn after_read(
+        state: &mut State,
+        buf: &mut ReadBuf<'_>,
+        before: usize,
+        rule: Option<&Replayable>,
+    ) -> Self {
+        let flight = &buf.filled()[before..];
+        // As much as was asked for: there may be more.
+        let more = flight.len() >= socket::INLINE_READ.min(flight.len() + buf.remaining());
+        match Judgement::of_prefix(flight, more, rule) {
+            Judgement::Open | Judgement::LookFurther => {
+                state.set_flight(Flight { released: flight.len(), gated: false });
+                Self::Open
+            }
+            Judgement::Hold { released } => {
+                let bytes = flight[released..].to_vec();
+                buf.set_filled(before + released);
+                state.set_flight(Flight { released, gated: true });
+                Self::Held(Held { bytes, answered: released > 0, watch: None, deadline: None })
+            }
+        }
+    }
+
     /// What becomes of a gate with something behind it. Unproven means: at the deadline.
     fn after_look(standing: Standing, state: &mut State) -> Self {
         state.note(standing);
@@ -323,7 +392,7 @@ impl Mode {
     /// have it. That it could read is not enough: it may be told to stop before it does.
     fn withholds_nothing(&self, state: &State, read: &Poll<io::Result<()>>) -> bool {
         match read {
-            Poll::Ready(Ok(())) => matches!(self, Self::Open),
+            Poll::Ready(Ok(())) => matches!(self, Self::Open | Self::Rest { .. }),
             Poll::Ready(Err(_)) => true,
             // There was nothing in the SYN.
             Poll::Pending => matches!(self, Self::Open) && state.flight.is_none(),
@@ -334,6 +403,7 @@ impl Mode {
     /// withheld.
     fn has_answered(&self) -> bool {
         matches!(self, Self::Released { .. } | Self::Withheld { answered: true, .. })
+            || matches!(self, Self::Held(held) if held.answered)
     }
 
     /// Why there is no socket.
@@ -351,15 +421,46 @@ impl fmt::Debug for Mode {
         match self {
             Self::Unseen { .. } => f.write_str("not looked at"),
             Self::Released { left } => write!(f, "{left} bytes released"),
-            Self::Withheld { .. } => f.write_str("withheld"),
+            Self::Withheld { .. } | Self::Held(_) => f.write_str("withheld"),
+            Self::Rest { bytes, read } => write!(f, "{} bytes left", bytes.len() - read),
             Self::Open => f.write_str("open"),
             Self::Failed(why) => write!(f, "{why}"),
         }
     }
 }
 
+/// What was read, and must not be handed on yet.
+struct Held {
+    bytes: Vec<u8>,
+    /// Something in front of it was released.
+    answered: bool,
+    /// A second descriptor, registered apart: the ACK is no event for a reader whose data is drained, and
+    /// clearing the stream's own write readiness would make its writes wait.
+    watch: Option<Socket>,
+    deadline: Option<Pin<Box<Sleep>>>,
+}
+
+impl Held {
+    fn poll_standing(
+        &mut self,
+        socket: &Socket,
+        deadline: Option<Instant>,
+        cx: &mut Context<'_>,
+    ) -> Poll<io::Result<Standing>> {
+        if socket.is_inline() {
+            return Poll::Pending;
+        }
+        if self.watch.is_none() {
+            self.watch = duplicate(socket).ok();
+        }
+        // Without a descriptor left, writes wait.
+        let watch = self.watch.as_ref().unwrap_or(socket);
+        poll_standing(watch, Interest::WRITABLE, &mut self.deadline, deadline, cx)
+    }
+}
+
 /// A SYN larger than usual: a path with jumbo frames, or the loopback interface.
-fn look_further(socket: &TcpStream, rule: Option<&Replayable>) -> io::Result<(Judgement, usize)> {
+fn look_further(socket: &Socket, rule: Option<&Replayable>) -> io::Result<(Judgement, usize)> {
     let mut room = vec![0; LARGEST_FLIGHT];
     let bytes = peek(socket, &mut room)?;
     let judgement = match Judgement::of(&room[..bytes], room.len(), rule) {
@@ -371,7 +472,7 @@ fn look_further(socket: &TcpStream, rule: Option<&Replayable>) -> io::Result<(Ju
 
 /// Reads at most `most` bytes.
 fn poll_read_some(
-    socket: &TcpStream,
+    socket: &Socket,
     most: usize,
     cx: &mut Context<'_>,
     buf: &mut ReadBuf<'_>,
@@ -393,7 +494,7 @@ fn poll_read_some(
 
 /// Ready when the matter is settled, and at the deadline.
 fn poll_standing(
-    socket: &TcpStream,
+    socket: &Socket,
     interest: Interest,
     sleep: &mut Option<Pin<Box<Sleep>>>,
     deadline: Option<Instant>,
@@ -472,7 +573,7 @@ impl AcceptedStream {
 }
 
 /// Takes what is unread out of the kernel: one SYN's data at most.
-fn discard_unread(socket: &TcpStream) {
+fn discard_unread(socket: &Socket) {
     // Not through tokio, which takes a withheld byte for none.
     let mut socket = &*SockRef::from(socket);
     let mut scratch = [0; USUAL_FLIGHT];

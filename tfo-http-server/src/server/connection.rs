@@ -1,0 +1,198 @@
+//! One connection: which HTTP it speaks, and hyper's connection behind it.
+
+use std::future::Future;
+use std::io;
+use std::pin::Pin;
+use std::sync::{Arc, Weak};
+use std::task::{Context, Poll, ready};
+
+use http::{Request, Response};
+use http_body::Body;
+use hyper::server::conn::{http1, http2};
+use hyper::service::Service;
+use hyper_util::rt::{TokioExecutor, TokioIo};
+
+use super::body::RequestBody;
+use super::control;
+use super::io::Io;
+use super::progress::Progress;
+use super::service::Served;
+use super::stats::one;
+use crate::shared::Shared;
+use crate::{AcceptInfo, AcceptedStream};
+
+/// RFC 9113 3.4: what an HTTP/2 connection begins with.
+pub(super) const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+
+pub(super) type BoxError = Box<dyn std::error::Error + Send + Sync>;
+
+/// What a [`Server`](super::Server) serves: a hyper service whose requests have a [`RequestBody`]. Implemented
+/// by all that fit, such as `hyper::service::service_fn` of an async function; tower services and axum routers
+/// go to [`serve_tower`](super::Server::serve_tower).
+pub trait HttpService:
+    Service<Request<RequestBody>, Response = Response<Self::Body>, Error: Into<BoxError>, Future: Send>
+    + Clone
+    + Send
+    + 'static
+{
+    /// The body of the responses.
+    type Body: Body<Data: Send, Error: Into<BoxError>> + Send + 'static;
+}
+
+impl<S, B> HttpService for S
+where
+    S: Service<Request<RequestBody>, Response = Response<B>, Error: Into<BoxError>, Future: Send>
+        + Clone
+        + Send
+        + 'static,
+    B: Body<Data: Send, Error: Into<BoxError>> + Send + 'static,
+{
+    type Body = B;
+}
+
+type Http1<S> = http1::UpgradeableConnection<TokioIo<Io>, Served<S>>;
+type Http2<S> = http2::Connection<TokioIo<Io>, Served<S>, TokioExecutor>;
+
+pin_project_lite::pin_project! {
+    /// Ready when it is over.
+    pub(super) struct Connection<S: HttpService> {
+        #[pin]
+        state: State<S>,
+        progress: Arc<Progress>,
+        stream: Weak<Shared>,
+        // Told to end.
+        ending: bool,
+    }
+}
+
+pin_project_lite::pin_project! {
+    #[project = StateProj]
+    enum State<S: HttpService> {
+        // The first bytes do not tell yet. Taken when they do.
+        Unknown { parts: Option<(Io, Served<S>)> },
+        Http1 { #[pin] connection: Http1<S> },
+        Http2 { #[pin] connection: Http2<S> },
+    }
+}
+
+impl<S: HttpService> Connection<S> {
+    pub(super) fn new(stream: AcceptedStream, context: Arc<control::Context>, service: S) -> Self {
+        let progress = Progress::new(context);
+        let connection = stream.downgrade();
+        let served = Served { service, progress: Arc::clone(&progress), connection: connection.clone() };
+        let io = Io::new(stream, Arc::clone(&progress));
+        Self {
+            state: State::Unknown { parts: Some((io, served)) },
+            progress,
+            stream: connection,
+            ending: false,
+        }
+    }
+
+    /// Whether it has not brought a request yet.
+    pub(super) fn is_fresh(&self) -> bool {
+        self.progress.begun() == 0
+    }
+
+    /// For a connection that was polled [inline](crate::stream::socket::Socket::Inline): from now on it may
+    /// wait. To be polled again.
+    pub(super) fn register(&self) {
+        if let Some(stream) = self.stream.upgrade() {
+            stream.register();
+        }
+    }
+
+    /// Whether the gate withholds something of it.
+    pub(super) fn is_withheld(&self) -> bool {
+        let info = self.stream.upgrade().map(AcceptInfo::new);
+        info.is_some_and(|info| info.was_gated() && !info.is_proven())
+    }
+
+    /// No further request is wanted. One that is under way is answered.
+    pub(super) fn end(self: Pin<&mut Self>) {
+        let mut this = self.project();
+        *this.ending = true;
+        match this.state.as_mut().project() {
+            StateProj::Unknown { parts } => *parts = None,
+            StateProj::Http1 { connection } => connection.graceful_shutdown(),
+            StateProj::Http2 { connection } => connection.graceful_shutdown(),
+        }
+    }
+}
+
+impl<S: HttpService> Future for Connection<S> {
+    type Output = ();
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        loop {
+            let mut this = self.as_mut().project();
+            let next = match this.state.as_mut().project() {
+                // What a client does to its own connection is its own affair.
+                StateProj::Http1 { connection } => return connection.poll(cx).map(drop),
+                StateProj::Http2 { connection } => {
+                    let polled = connection.poll(cx).map(drop);
+                    if polled.is_pending() && this.progress.is_enough() && !*this.ending {
+                        self.as_mut().end();
+                        continue;
+                    }
+                    return polled;
+                }
+                StateProj::Unknown { parts } => {
+                    let Some((io, _)) = parts else { return Poll::Ready(()) };
+                    let Ok(http2) = ready!(poll_protocol(io, cx)) else { return Poll::Ready(()) };
+                    let Some((mut io, served)) = parts.take() else { return Poll::Ready(()) };
+                    io.http2 = http2;
+                    State::begin(io, served)
+                }
+            };
+            this.state.set(next);
+        }
+    }
+}
+
+impl<S: HttpService> State<S> {
+    fn begin(io: Io, served: Served<S>) -> Self {
+        let progress = Arc::clone(&served.progress);
+        let context = progress.context();
+        let limits = &context.limits;
+        if io.http2 {
+            one(&context.counts.http2);
+            let size = u32::try_from(limits.header_size).unwrap_or(u32::MAX);
+            let connection = http2::Builder::new(TokioExecutor::new())
+                .max_header_list_size(size)
+                .max_concurrent_streams(limits.streams)
+                .serve_connection(TokioIo::new(io), served);
+            return Self::Http2 { connection };
+        }
+        one(&context.counts.http1);
+        let connection = http1::Builder::new()
+            .keep_alive(context.keep_alive)
+            .max_header_size(limits.header_size)
+            .serve_connection(TokioIo::new(io), served)
+            .with_upgrades();
+        Self::Http1 { connection }
+    }
+}
+
+/// Whether it is HTTP/2: known from the bytes that are read anyway.
+fn poll_protocol(io: &mut Io, cx: &mut Context<'_>) -> Poll<io::Result<bool>> {
+    loop {
+        let read = ready!(io.poll_front(cx))?;
+        let front = io.front();
+        let length = front.len().min(PREFACE.len());
+        if front[..length] != PREFACE[..length] {
+            return Poll::Ready(Ok(false));
+        }
+        if length == PREFACE.len() {
+            return Poll::Ready(Ok(true));
+        }
+        // Too little for HTTP/2; hyper says what it is to HTTP/1.
+        if read == 0 {
+            return Poll::Ready(if length == 0 {
+                Err(io::ErrorKind::UnexpectedEof.into())
+            } else {
+                Ok(false)
+            });
+        }
+    }
+}

@@ -1,0 +1,170 @@
+//! The socket of a connection, registered with the reactor or not.
+
+use std::io::{self, IoSlice, Read as _, Write as _};
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use socket2::SockRef;
+use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
+use tokio::net::TcpStream;
+
+/// More than a request without a body usually has.
+pub(super) const INLINE_READ: usize = 4096;
+
+/// A socket that does not block.
+#[derive(Debug)]
+pub(crate) enum Socket {
+    /// Not registered: what would have to wait is pending, and nobody is woken. For an owner who polls,
+    /// then [registers](Self::registered) it, and polls again.
+    #[cfg_attr(not(feature = "server"), expect(dead_code, reason = "a server's way"))]
+    Inline {
+        socket: std::net::TcpStream,
+        /// The last read has taken all that was there.
+        drained: bool,
+    },
+    Registered(TcpStream),
+}
+
+impl From<TcpStream> for Socket {
+    fn from(socket: TcpStream) -> Self {
+        Self::Registered(socket)
+    }
+}
+
+impl Socket {
+    pub(crate) fn is_inline(&self) -> bool {
+        matches!(self, Self::Inline { .. })
+    }
+
+    /// Registers it with the runtime that this is called in.
+    #[cfg(feature = "server")]
+    pub(crate) fn registered(self) -> io::Result<Self> {
+        match self {
+            Self::Inline { socket, .. } => TcpStream::from_std(socket).map(Self::Registered),
+            registered => Ok(registered),
+        }
+    }
+
+    pub(crate) fn local_addr(&self) -> io::Result<SocketAddr> {
+        match self {
+            Self::Inline { socket, .. } => socket.local_addr(),
+            Self::Registered(socket) => socket.local_addr(),
+        }
+    }
+
+    pub(crate) fn set_zero_linger(&self) -> io::Result<()> {
+        SockRef::from(self).set_linger(Some(std::time::Duration::ZERO))
+    }
+
+    pub(crate) fn poll_read_ready(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self {
+            Self::Inline { .. } => Poll::Pending,
+            Self::Registered(socket) => socket.poll_read_ready(cx),
+        }
+    }
+
+    pub(crate) fn poll_write_ready(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self {
+            Self::Inline { .. } => Poll::Pending,
+            Self::Registered(socket) => socket.poll_write_ready(cx),
+        }
+    }
+
+    pub(crate) fn try_read(&self, buf: &mut [u8]) -> io::Result<usize> {
+        match self {
+            Self::Inline { .. } => Err(io::ErrorKind::WouldBlock.into()),
+            Self::Registered(socket) => socket.try_read(buf),
+        }
+    }
+
+    pub(crate) fn try_io<T>(
+        &self,
+        interest: Interest,
+        work: impl FnOnce() -> io::Result<T>,
+    ) -> io::Result<T> {
+        match self {
+            Self::Inline { .. } => Err(io::ErrorKind::WouldBlock.into()),
+            Self::Registered(socket) => socket.try_io(interest, work),
+        }
+    }
+}
+
+#[cfg(unix)]
+impl std::os::fd::AsFd for Socket {
+    fn as_fd(&self) -> std::os::fd::BorrowedFd<'_> {
+        match self {
+            Self::Inline { socket, .. } => socket.as_fd(),
+            Self::Registered(socket) => socket.as_fd(),
+        }
+    }
+}
+
+#[cfg(windows)]
+impl std::os::windows::io::AsSocket for Socket {
+    fn as_socket(&self) -> std::os::windows::io::BorrowedSocket<'_> {
+        match self {
+            Self::Inline { socket, .. } => socket.as_socket(),
+            Self::Registered(socket) => socket.as_socket(),
+        }
+    }
+}
+
+fn no_wait<T>(result: io::Result<T>) -> Poll<io::Result<T>> {
+    match result {
+        Err(error) if error.kind() == io::ErrorKind::WouldBlock => Poll::Pending,
+        result => Poll::Ready(result),
+    }
+}
+
+impl AsyncRead for Socket {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Registered(socket) => Pin::new(socket).poll_read(cx, buf),
+            // A second call would find nothing: hyper reads once more before it answers.
+            Self::Inline { drained: true, .. } => Poll::Pending,
+            Self::Inline { socket, drained } => {
+                let room = buf.remaining().min(INLINE_READ);
+                no_wait(socket.read(buf.initialize_unfilled_to(room))).map_ok(|bytes| {
+                    *drained = (1..room).contains(&bytes);
+                    buf.advance(bytes);
+                })
+            }
+        }
+    }
+}
+
+impl AsyncWrite for Socket {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        match self.get_mut() {
+            Self::Registered(socket) => Pin::new(socket).poll_write(cx, buf),
+            Self::Inline { socket, .. } => no_wait(socket.write(buf)),
+        }
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        match self.get_mut() {
+            Self::Registered(socket) => Pin::new(socket).poll_write_vectored(cx, bufs),
+            Self::Inline { socket, .. } => no_wait(socket.write_vectored(bufs)),
+        }
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        true
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Registered(socket) => Pin::new(socket).poll_shutdown(cx),
+            Self::Inline { socket, .. } => Poll::Ready(socket.shutdown(std::net::Shutdown::Write)),
+        }
+    }
+}
