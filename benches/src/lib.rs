@@ -1,1 +1,22 @@
-//! See the files beside `src`: each is a program of its own.
+//! What TCP Fast Open costs and what it saves: measured, told, and kept from growing.
+//!
+//! * `cargo run --release -p benches --bin report`: measures, and writes `results.json` and a page.
+//! * `cargo run --release -p benches --bin gate`: instructions per operation against committed numbers.
+
+pub mod hostile;
+pub mod instructions;
+pub mod machine;
+pub mod memory;
+pub mod micro;
+pub mod ops;
+pub mod result;
+pub mod stats;
+pub mod cost;
+pub mod latency;
+pub mod load;
+pub mod process;
+pub mod run;
+pub mod server;
+pub mod markdown;
+pub mod page;
+pub mod tables;
