@@ -35,7 +35,8 @@ pub fn run(effort: Effort, progress: &Progress) -> Vec<Entry> {
     match loopback().and_then(|lab| all(&lab, effort, progress)) {
         Ok(entries) => entries,
         Err(why) => {
-            let missing = |what| Entry::new(Set::ConnectionCost, what, "tfo-http", "µs", Figure::missing(&*why));
+            let missing =
+                |what| Entry::new(Set::ConnectionCost, what, "tfo-http", "µs", Figure::missing(&*why));
             [SERVER_CPU, CLIENT_CPU, SYSTEM_CALLS].map(missing).into()
         }
     }
@@ -173,7 +174,13 @@ fn all(lab: &Lab, effort: Effort, progress: &Progress) -> Result<Vec<Entry>, Str
             }
         }
     }
-    entries.extend(file_costs(&host, &servers, &mut raw, &Plan { rounds, connections, concurrency: 1 }, progress));
+    entries.extend(file_costs(
+        &host,
+        &servers,
+        &mut raw,
+        &Plan { rounds, connections, concurrency: 1 },
+        progress,
+    ));
     entries.extend(client_costs(&host, &servers, clients, rounds, connections, progress)?);
     entries.extend(worker_costs(&host, &mut raw, rounds, connections, progress)?);
     entries.extend(system_calls(&servers, &mut raw));
@@ -219,12 +226,7 @@ fn rounds_of_servers(
     samples
 }
 
-fn server_sample(
-    host: &Host,
-    load: &mut Process,
-    subject: &Subject<'_>,
-    plan: &Plan,
-) -> Result<f64, String> {
+fn server_sample(host: &Host, load: &mut Process, subject: &Subject<'_>, plan: &Plan) -> Result<f64, String> {
     let server = subject.process.as_ref().map_err(Clone::clone)?;
     ask_for(load, subject, 3, 1)?;
     let rides = rides(host)?;
@@ -333,7 +335,10 @@ fn client_costs(
     }
     let others = ["HttpConnector", "tokio-tfo", "wrk, plain"];
     let of = |pick: fn(&[f64; 2]) -> f64| -> Vec<Samples> {
-        samples.iter().map(|taken| taken.as_ref().map(|taken| taken.iter().map(pick).collect()).map_err(Clone::clone)).collect()
+        samples
+            .iter()
+            .map(|taken| taken.as_ref().map(|taken| taken.iter().map(pick).collect()).map_err(Clone::clone))
+            .collect()
     };
     let mut entries = Vec::new();
     let parts: [(&str, fn(&[f64; 2]) -> f64); 3] = [
@@ -342,7 +347,11 @@ fn client_costs(
         ("CPU of both", |[client, server]| client + server),
     ];
     for (what, pick) in parts {
-        entries.extend(against(what, &names, of(pick), &others).into_iter().map(|entry| entry.case("server", server.name)));
+        entries.extend(
+            against(what, &names, of(pick), &others)
+                .into_iter()
+                .map(|entry| entry.case("server", server.name)),
+        );
     }
     Ok(entries)
 }
@@ -366,7 +375,10 @@ fn client_sample(
 /// wrk runs for a time, not for a count, and only without TCP Fast Open.
 fn wrk_sample(host: &Host, subject: &Subject<'_>) -> Result<[f64; 2], String> {
     let server = subject.process.as_ref().map_err(Clone::clone)?;
-    let used = || nix::sys::resource::getrusage(nix::sys::resource::UsageWho::RUSAGE_CHILDREN).map_err(|error| error.to_string());
+    let used = || {
+        nix::sys::resource::getrusage(nix::sys::resource::UsageWho::RUSAGE_CHILDREN)
+            .map_err(|error| error.to_string())
+    };
     let total = |usage: nix::sys::resource::Usage| {
         let [user, system] = [usage.user_time(), usage.system_time()];
         (user.tv_sec() + system.tv_sec()) as f64 * 1e6 + (user.tv_usec() + system.tv_usec()) as f64
@@ -382,7 +394,8 @@ fn wrk_sample(host: &Host, subject: &Subject<'_>) -> Result<[f64; 2], String> {
     thread::sleep(SETTLE);
     let after = (total(used()?), server.cpu()?);
     let text = String::from_utf8_lossy(&output.stdout);
-    let requests = text.lines().find_map(|line| line.trim().split_once(" requests in ")?.0.parse::<f64>().ok());
+    let requests =
+        text.lines().find_map(|line| line.trim().split_once(" requests in ")?.0.parse::<f64>().ok());
     let requests = requests.filter(|requests| *requests > 0.0).ok_or("wrk counted no requests")?;
     Ok([(after.0 - before.0) / requests, micros(after.1 - before.1) / requests])
 }

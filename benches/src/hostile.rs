@@ -15,8 +15,9 @@ use hyper_util::client::legacy::Client;
 use hyper_util::rt::TokioExecutor;
 use tfo_http::{SynData, TfoConnector};
 use tfo_lab::{
-    BlackholeAnswers, BlackholeClient, CorruptCookie, DelayFastOpen, DropDataSynAck, DropFastOpen, DropNthSyn,
-    DropSynData, Lab, ProxySynData, Reorder, ResetSyn, RewriteSynAck, RotateClient, StripFastOpen, StripSynData,
+    BlackholeAnswers, BlackholeClient, CorruptCookie, DelayFastOpen, DropDataSynAck, DropFastOpen,
+    DropNthSyn, DropSynData, Lab, ProxySynData, Reorder, ResetSyn, RewriteSynAck, RotateClient,
+    StripFastOpen, StripSynData,
 };
 
 use crate::process::{Cpus, Process};
@@ -65,7 +66,10 @@ const PATHS: [Path; 16] = [
     ("option stripped", behind!(StripFastOpen::new().experimental())),
     ("payload stripped", behind!(StripSynData::new())),
     ("cookie corrupted", behind!(CorruptCookie::new())),
-    ("new address each time", behind!(RotateClient::new((1..=4).map(|n| IpAddr::V4(Ipv4Addr::new(10, 1, 0, n)))))),
+    (
+        "new address each time",
+        behind!(RotateClient::new((1..=4).map(|n| IpAddr::V4(Ipv4Addr::new(10, 1, 0, n))))),
+    ),
     ("proxy", behind!(ProxySynData::new())),
     ("every second SYN dropped", behind!(DropNthSyn::every(2))),
     ("reordering", behind!(Reorder::one_of_every(4, Duration::from_millis(5), 7))),
@@ -132,7 +136,8 @@ fn measure((_, build): Path, who: usize, visits: usize) -> Result<Vec<f64>, Stri
     let lab = Lab::builder().rtt(RTT).tap_limit(0).build().map_err(|error| format!("no lab: {error}"))?;
     let (client, server) = (lab.host("client"), lab.host("server"));
     let address = server.addr(80);
-    let _server = Process::role(&server, Cpus::All, &["server", "--kind", "ours", "--listen", &address.to_string()])?;
+    let _server =
+        Process::role(&server, Cpus::All, &["server", "--kind", "ours", "--listen", &address.to_string()])?;
     let mut connector = TfoConnector::new();
     connector.set_syn_data(if who == 0 { SynData::Never } else { SynData::SafeMethods });
     let uri: Uri = format!("http://{address}/").parse().map_err(|error| format!("{error}"))?;
@@ -141,7 +146,9 @@ fn measure((_, build): Path, who: usize, visits: usize) -> Result<Vec<f64>, Stri
         let runtime = runtime.map_err(|error| format!("no runtime: {error}"))?;
         let visit = |connector: TfoConnector| {
             let get = get(connector, uri.clone());
-            runtime.block_on(async { tokio::spawn(get).await.unwrap_or_else(|_| Err("the client failed".to_owned())) })
+            runtime.block_on(async {
+                tokio::spawn(get).await.unwrap_or_else(|_| Err("the client failed".to_owned()))
+            })
         };
         // A connector of its own: ours comes to a path that it knows nothing of, with a cookie in the kernel.
         visit(TfoConnector::new())?;
@@ -171,7 +178,15 @@ fn curl(uri: &Uri) -> Result<f64, String> {
         return Err("curl is not installed".to_owned());
     }
     let output = Command::new("curl")
-        .args(["--silent", "--fail", "--output", "/dev/null", "--write-out", "%{time_total}", "--tcp-fastopen"])
+        .args([
+            "--silent",
+            "--fail",
+            "--output",
+            "/dev/null",
+            "--write-out",
+            "%{time_total}",
+            "--tcp-fastopen",
+        ])
         .args(["--max-time", &PATIENCE.as_secs().to_string(), &uri.to_string()])
         .output()
         .map_err(|error| format!("curl: {error}"))?;

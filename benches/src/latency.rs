@@ -74,7 +74,10 @@ pub fn run(effort: Effort, progress: &Progress) -> Vec<Entry> {
         (Effort::Full, 21..=50) => 50,
         (Effort::Full, _) => 30,
     };
-    progress.begin("request_latency", rtts.iter().map(|rtt| rounds(*rtt)).sum::<usize>() as u64 * (sizes.len() * http2.len()) as u64);
+    progress.begin(
+        "request_latency",
+        rtts.iter().map(|rtt| rounds(*rtt)).sum::<usize>() as u64 * (sizes.len() * http2.len()) as u64,
+    );
     let mut entries = Vec::new();
     for &rtt in rtts {
         let cells = sizes.iter().flat_map(|size| http2.iter().map(|http2| (*size, *http2)));
@@ -157,8 +160,16 @@ impl Cell {
         let fresh = PathMemory::new();
         match who {
             Who::Plain => self.get(site, site.home, SynData::Never, &fresh, None),
-            Who::Cold => self.get(site, address(round), SynData::SafeMethods, &fresh, Some(SynOutcome::CookieRequested)),
-            Who::Warm => self.get(site, site.home, SynData::SafeMethods, memory, Some(SynOutcome::SynDataAcked)),
+            Who::Cold => self.get(
+                site,
+                address(round),
+                SynData::SafeMethods,
+                &fresh,
+                Some(SynOutcome::CookieRequested),
+            ),
+            Who::Warm => {
+                self.get(site, site.home, SynData::SafeMethods, memory, Some(SynOutcome::SynDataAcked))
+            }
             Who::CookieLess => {
                 self.get(site, site.home, SynData::SafeMethods, &fresh, Some(SynOutcome::SynDataAcked))
             }

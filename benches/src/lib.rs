@@ -3,20 +3,21 @@
 //! * `cargo run --release -p benches --bin report`: measures, and writes `results.json` and a page.
 //! * `cargo run --release -p benches --bin gate`: instructions per operation against committed numbers.
 
+pub mod cost;
 pub mod hostile;
 pub mod instructions;
+pub mod latency;
+pub mod load;
 pub mod machine;
+pub mod markdown;
 pub mod memory;
 pub mod micro;
 pub mod ops;
-pub mod result;
-pub mod stats;
-pub mod cost;
-pub mod latency;
-pub mod load;
+pub mod page;
+mod plot;
 pub mod process;
+pub mod result;
 pub mod run;
 pub mod server;
-pub mod markdown;
-pub mod page;
+pub mod stats;
 pub mod tables;

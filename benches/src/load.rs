@@ -165,7 +165,10 @@ fn raw(job: &Job, concurrency: usize) -> usize {
         let burst = left.min(concurrency);
         left -= burst;
         let open: Vec<_> = (0..burst).map(|_| send(job.address, &request)).collect();
-        answered += open.into_iter().filter(|open| open.as_ref().is_ok_and(|stream| read_answer(stream, true).is_ok())).count();
+        answered += open
+            .into_iter()
+            .filter(|open| open.as_ref().is_ok_and(|stream| read_answer(stream, true).is_ok()))
+            .count();
     }
     answered
 }
@@ -203,12 +206,16 @@ fn read_answer(mut stream: &TcpStream, to_end: bool) -> io::Result<()> {
         let got = stream.read(&mut answer[length..])?;
         length += got;
         let text = &answer[..length];
-        if whole.is_none() && let Some(end) = text.windows(4).position(|four| four == b"\r\n\r\n") {
+        if whole.is_none()
+            && let Some(end) = text.windows(4).position(|four| four == b"\r\n\r\n")
+        {
             let head = String::from_utf8_lossy(&text[..end]).to_ascii_lowercase();
             if !head.starts_with("http/1.1 200") {
                 return Err(io::Error::other(head));
             }
-            let body = head.lines().find_map(|line| line.strip_prefix("content-length:")?.trim().parse::<usize>().ok());
+            let body = head
+                .lines()
+                .find_map(|line| line.strip_prefix("content-length:")?.trim().parse::<usize>().ok());
             let Some(body) = body else { return Err(io::Error::other("an answer without a length")) };
             whole = Some((end + 4 + body, to_end && head.contains("connection: close")));
         }
@@ -251,7 +258,11 @@ impl Connection for Peer {
 }
 
 impl AsyncRead for Peer {
-    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
         Pin::new(&mut self.0).poll_read(cx, buf)
     }
 }

@@ -66,7 +66,10 @@ fn said(program: &str, args: &[&str]) -> Option<String> {
 /// The first word that looks like a version.
 fn version(line: &str) -> Option<String> {
     let words = line.split(|c: char| c.is_whitespace() || c == '/' || c == '-');
-    words.into_iter().find(|word| word.contains('.') && word.starts_with(|c: char| c.is_ascii_digit())).map(str::to_owned)
+    words
+        .into_iter()
+        .find(|word| word.contains('.') && word.starts_with(|c: char| c.is_ascii_digit()))
+        .map(str::to_owned)
 }
 
 fn field(file: &str, name: &str) -> Option<String> {

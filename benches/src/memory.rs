@@ -35,7 +35,9 @@ pub fn run(effort: Effort, progress: &Progress) -> Vec<Entry> {
             progress.step();
             [servers, clients].concat()
         }
-        Err(why) => vec![entry(SERVER, "tfo-http-server", Err(why.clone())), entry(CLIENT, "tfo-http", Err(why))],
+        Err(why) => {
+            vec![entry(SERVER, "tfo-http-server", Err(why.clone())), entry(CLIENT, "tfo-http", Err(why))]
+        }
     };
     entries.push(entry(PATH, "tfo-http", of_paths()));
     progress.step();

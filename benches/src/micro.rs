@@ -35,7 +35,8 @@ pub fn run(effort: Effort, progress: &Progress) -> Vec<Entry> {
     }
     let program = std::env::current_exe().map_err(|error| format!("no path of this program: {error}"));
     for op in Op::ALL {
-        let counted = program.as_ref().map_err(Clone::clone).and_then(|program| instructions::count(program, op));
+        let counted =
+            program.as_ref().map_err(Clone::clone).and_then(|program| instructions::count(program, op));
         let value = counted.map_or_else(Figure::missing, |count| Figure::of(&[count], f64::INFINITY));
         entries.push(Entry::new(Set::Micro, "instructions", op.name(), "instructions", value));
         progress.step();

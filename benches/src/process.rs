@@ -36,7 +36,12 @@ impl Process {
     ///
     /// # Errors
     /// If it does not start; it may just not be installed.
-    pub fn start(host: &Host, cpus: Cpus, program: impl Into<OsString>, args: &[String]) -> Result<Self, String> {
+    pub fn start(
+        host: &Host,
+        cpus: Cpus,
+        program: impl Into<OsString>,
+        args: &[String],
+    ) -> Result<Self, String> {
         let program = program.into();
         let mut command = match cpus {
             Cpus::One => {

@@ -21,7 +21,8 @@ pub struct Progress(ProgressBar);
 impl Progress {
     /// Nothing has been done yet.
     pub fn new() -> Self {
-        let style = ProgressStyle::with_template("{msg:16} {wide_bar} {pos}/{len}, {elapsed} gone, {eta} left");
+        let style =
+            ProgressStyle::with_template("{msg:16} {wide_bar} {pos}/{len}, {elapsed} gone, {eta} left");
         Self(ProgressBar::new(0).with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar())))
     }
 
@@ -52,5 +53,7 @@ impl Default for Progress {
 /// Whether a program is there.
 pub fn is_installed(program: &str) -> bool {
     let paths = std::env::var_os("PATH").unwrap_or_default();
-    std::env::split_paths(&paths).chain(["/usr/sbin".into(), "/sbin".into()]).any(|place| place.join(program).is_file())
+    std::env::split_paths(&paths)
+        .chain(["/usr/sbin".into(), "/sbin".into()])
+        .any(|place| place.join(program).is_file())
 }

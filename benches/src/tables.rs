@@ -40,7 +40,8 @@ fn words(set: Set) -> (&'static str, &'static str) {
              last byte of its answer, milliseconds: the median, and in brackets the 99th percentile. The limit is \
              one round trip, and one more each time that the answer has to wait for the first window of ten \
              segments to double. Cold is a first visit (no cookie), warm a repeat visit; cookie-less is a server \
-             and a client whose kernels need none. Clients take turns; h2c with TCP_NODELAY, as curl sets it.",
+             and a client whose kernels need none. Clients take turns; h2c with TCP_NODELAY, as curl sets it. The last difference is that of the \
+             medians of a repeat visit and of curl --tcp-fastopen.",
         ),
         Set::ConnectionCost => (
             "What a connection costs",
@@ -57,10 +58,9 @@ fn words(set: Set) -> (&'static str, &'static str) {
              first request, of the second, and of those that follow, each on a new connection. curl \
              --tcp-fastopen is what the kernel does alone.",
         ),
-        Set::Memory => (
-            "Memory",
-            "Growth of the process, divided: the kernel's socket buffers are not in it.",
-        ),
+        Set::Memory => {
+            ("Memory", "Growth of the process, divided: the kernel's socket buffers are not in it.")
+        }
         Set::Micro => (
             "Single operations",
             "Nanoseconds, and instructions as callgrind counts them (its processor has no SHA instructions). A path \
@@ -116,7 +116,7 @@ fn latency(results: &Results) -> Vec<Table> {
             };
             let mut header = vec!["RTT ms".to_owned(), "limit ms".to_owned()];
             header.extend(subjects.iter().map(|subject| (*subject).to_owned()));
-            header.extend(["warm / plain", "warm / limit", "n"].map(str::to_owned));
+            header.extend(["warm / plain", "warm / limit", "warm − curl, ms", "n"].map(str::to_owned));
             let rows = distinct(all(), |entry| entry.at("RTT ms"))
                 .into_iter()
                 .filter_map(|rtt| {
@@ -124,17 +124,32 @@ fn latency(results: &Results) -> Vec<Table> {
                     let mut row = vec![rtt.to_owned(), warm.at("limit ms").to_owned()];
                     row.extend(subjects.iter().map(|subject| {
                         of(rtt, subject).map_or_else(String::new, |entry| {
-                            show(&entry.value, |value| format!("{} ({})", number(value.median), number(value.p99)))
+                            show(&entry.value, |value| {
+                                format!("{} ({})", number(value.median), number(value.p99))
+                            })
                         })
                     }));
                     row.extend(["plain", "limit"].map(|to| {
-                        warm.ratio_to.get(to).map_or_else(String::new, |ratio| show(ratio, |value| bounded(value, ratio_number)))
+                        warm.ratio_to.get(to).map_or_else(String::new, |ratio| {
+                            show(ratio, |value| bounded(value, ratio_number))
+                        })
                     }));
+                    let kernel = of(rtt, "curl --tcp-fastopen").and_then(|entry| entry.value.median());
+                    let beside = warm
+                        .value
+                        .median()
+                        .zip(kernel)
+                        .map(|(warm, kernel)| format!("{:+.2}", warm - kernel));
+                    row.push(beside.unwrap_or_default());
                     row.push(warm.value.measured().map_or_else(String::new, |value| value.n.to_string()));
                     Some(row)
                 })
                 .collect();
-            tables.push(Table { caption: format!("{protocol}, {} in the answer", bytes(size)), header, rows });
+            tables.push(Table {
+                caption: format!("{protocol}, {} in the answer", bytes(size)),
+                header,
+                rows,
+            });
         }
     }
     tables
@@ -146,23 +161,28 @@ fn hostile(results: &Results) -> Vec<Table> {
     let subjects = distinct(entries(), |entry| &entry.subject);
     let mut header = vec!["path".to_owned()];
     for subject in &subjects {
-        header.extend(whats.iter().map(|what| format!("{subject}: {}", what.split(' ').next().unwrap_or_default())));
+        header.extend(
+            whats.iter().map(|what| format!("{subject}: {}", what.split(' ').next().unwrap_or_default())),
+        );
     }
-    let rows = distinct(entries(), |entry| entry.at("path"))
-        .into_iter()
-        .map(|path| {
-            let mut row = vec![path.to_owned()];
-            for subject in &subjects {
-                for what in &whats {
-                    let found = entries().find(|entry| {
-                        entry.at("path") == path && entry.subject == *subject && entry.what == *what
-                    });
-                    row.push(found.map_or_else(String::new, |entry| show(&entry.value, |value| number(value.median))));
+    let rows =
+        distinct(entries(), |entry| entry.at("path"))
+            .into_iter()
+            .map(|path| {
+                let mut row = vec![path.to_owned()];
+                for subject in &subjects {
+                    for what in &whats {
+                        let found = entries().find(|entry| {
+                            entry.at("path") == path && entry.subject == *subject && entry.what == *what
+                        });
+                        row.push(found.map_or_else(String::new, |entry| {
+                            show(&entry.value, |value| number(value.median))
+                        }));
+                    }
                 }
-            }
-            row
-        })
-        .collect();
+                row
+            })
+            .collect();
     vec![Table { caption: "Milliseconds of a request".to_owned(), header, rows }]
 }
 
@@ -170,7 +190,8 @@ fn hostile(results: &Results) -> Vec<Table> {
 fn plain(results: &Results, set: Set, what: &str) -> Table {
     let entries: Vec<_> = results.of(set, what).collect();
     let cases: BTreeSet<_> = entries.iter().flat_map(|entry| entry.case.keys().map(String::as_str)).collect();
-    let ratios: BTreeSet<_> = entries.iter().flat_map(|entry| entry.ratio_to.keys().map(String::as_str)).collect();
+    let ratios: BTreeSet<_> =
+        entries.iter().flat_map(|entry| entry.ratio_to.keys().map(String::as_str)).collect();
     let unit = entries.first().map_or("", |entry| &entry.unit);
     let mut header: Vec<_> = cases.iter().map(|case| (*case).to_owned()).collect();
     header.extend(["who".to_owned(), unit.to_owned()]);
@@ -183,7 +204,10 @@ fn plain(results: &Results, set: Set, what: &str) -> Table {
             row.push(entry.subject.clone());
             row.push(show(&entry.value, |value| bounded(value, number)));
             row.extend(ratios.iter().map(|ratio| {
-                entry.ratio_to.get(*ratio).map_or_else(String::new, |ratio| show(ratio, |value| bounded(value, ratio_number)))
+                entry
+                    .ratio_to
+                    .get(*ratio)
+                    .map_or_else(String::new, |ratio| show(ratio, |value| bounded(value, ratio_number)))
             }));
             row.push(entry.value.measured().map_or_else(String::new, |value| value.n.to_string()));
             row

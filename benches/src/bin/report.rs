@@ -87,7 +87,8 @@ fn report(args: &Report) -> Result<(), Box<dyn Error>> {
     // Before there is a second thread.
     let results = match &args.from {
         Some(file) => {
-            let text = std::fs::read_to_string(file).map_err(|error| format!("{}: {error}", file.display()))?;
+            let text =
+                std::fs::read_to_string(file).map_err(|error| format!("{}: {error}", file.display()))?;
             serde_json::from_str(&text).map_err(|error| format!("{}: {error}", file.display()))?
         }
         None => measure(args),
@@ -119,6 +120,8 @@ fn measure(args: &Report) -> Results {
     let _ = tfo_lab::enter_user_namespace();
     let date = humantime::format_rfc3339_seconds(SystemTime::now()).to_string();
     let (begun, load) = (Instant::now(), machine::load());
+    // Files may change during a long run; what is measured does not.
+    let (machine, peers) = (machine::this(), machine::peers());
     let progress = Progress::new();
     let wanted = |set: &Set| args.sets.is_empty() || args.sets.contains(set);
     let entries: Vec<Entry> = Set::value_variants()
@@ -136,11 +139,14 @@ fn measure(args: &Report) -> Results {
     Results {
         version: Results::VERSION,
         date,
-        command: std::iter::once("report".to_owned()).chain(std::env::args().skip(1)).collect::<Vec<_>>().join(" "),
+        command: std::iter::once("report".to_owned())
+            .chain(std::env::args().skip(1))
+            .collect::<Vec<_>>()
+            .join(" "),
         seconds: begun.elapsed().as_secs_f64().round(),
-        machine: machine::this(),
+        machine,
         load: [load, machine::load()],
-        peers: machine::peers(),
+        peers,
         entries,
     }
 }
