@@ -19,5 +19,6 @@ pub mod process;
 pub mod result;
 pub mod run;
 pub mod server;
+mod servers;
 pub mod stats;
 pub mod tables;

@@ -6,6 +6,7 @@ use std::process::Command;
 use std::thread;
 
 use crate::result::Machine;
+use crate::run::find;
 
 /// This machine, as far as it tells.
 pub fn this() -> Machine {
@@ -58,7 +59,7 @@ fn revision() -> String {
 
 /// A program's first line, on either output; `None` if it is not there.
 fn said(program: &str, args: &[&str]) -> Option<String> {
-    let output = Command::new(program).args(args).output().ok()?;
+    let output = Command::new(find(program)?).args(args).output().ok()?;
     let all = [output.stdout, output.stderr].concat();
     Some(String::from_utf8_lossy(&all).lines().next().unwrap_or_default().trim().to_owned())
 }

@@ -7,10 +7,10 @@ use std::time::{Duration, Instant};
 use tfo_http::path::{Event, MemoryStore, Path, PathMemory, Settings};
 use tfo_lab::Host;
 
-use crate::cost::{Servers, loopback};
-use crate::process::{Cpus, Process};
+use crate::process::{Cpus, Process, memory_of};
 use crate::result::{Entry, Set};
 use crate::run::{Effort, Progress};
+use crate::servers::{Servers, Subject, loopback};
 use crate::stats::Figure;
 
 const SETTLE: Duration = Duration::from_millis(200);
@@ -61,7 +61,7 @@ fn of_servers(host: &Host, count: usize) -> Vec<Entry> {
         Ok(servers) => servers,
         Err(why) => return vec![entry(SERVER, "tfo-http-server", Err(why))],
     };
-    let measure = |server: crate::cost::Subject<'_>| {
+    let measure = |server: Subject<'_>| {
         let process = server.process.as_ref().map_err(Clone::clone)?;
         let mut client = Process::role(host, Cpus::All, &["client", "--kind", "raw"])?;
         // What is there once is there before.
@@ -83,10 +83,10 @@ fn of_clients(host: &Host, count: usize) -> Vec<Entry> {
                 // What is there once is there before.
                 let pid = client.pid();
                 client.ask(&format!("get {address} / 20 1"))?;
-                let before = crate::process::memory_of(pid)?;
+                let before = memory_of(pid)?;
                 hold(&mut client, address, count)?;
                 thread::sleep(SETTLE);
-                Ok(crate::process::memory_of(pid)?.saturating_sub(before) as f64 / count as f64)
+                Ok(memory_of(pid)?.saturating_sub(before) as f64 / count as f64)
             });
             entry(CLIENT, name, measured).case("connections", count)
         })
@@ -105,7 +105,7 @@ fn hold(client: &mut Process, address: SocketAddr, count: usize) -> Result<(), S
 fn of_paths() -> Result<f64, String> {
     const PATHS: u32 = 64 * 1024;
     let own = std::process::id();
-    let before = crate::process::memory_of(own)?;
+    let before = memory_of(own)?;
     let store = MemoryStore::with_capacity(2 * PATHS as usize);
     let memory = PathMemory::with_store(store, Settings::default());
     let now = Instant::now();
@@ -113,7 +113,7 @@ fn of_paths() -> Result<f64, String> {
         let path = Path::new(SocketAddr::from((Ipv4Addr::from_bits(0x0a00_0001 + at * 0x100), 80)));
         memory.report(&mut memory.ask(&path, now), Event::Acked, now);
     }
-    let bytes = crate::process::memory_of(own)?.saturating_sub(before);
+    let bytes = memory_of(own)?.saturating_sub(before);
     drop(memory);
     Ok(bytes as f64 / f64::from(PATHS))
 }

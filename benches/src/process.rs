@@ -10,6 +10,8 @@ use std::time::{Duration, Instant};
 
 use tfo_lab::Host;
 
+use crate::run::find;
+
 /// For a server to listen.
 const START: Duration = Duration::from_secs(10);
 
@@ -84,7 +86,8 @@ impl Process {
         args: &[String],
         address: SocketAddr,
     ) -> Result<Self, String> {
-        let mut process = Self::start(host, cpus, program, args)?;
+        let found = find(program).ok_or_else(|| format!("{program} is not installed"))?;
+        let mut process = Self::start(host, cpus, found, args)?;
         let deadline = Instant::now() + START;
         while host.run(|| TcpStream::connect(address)).is_err() {
             if Instant::now() > deadline || process.child.try_wait().is_ok_and(|ended| ended.is_some()) {

@@ -1,5 +1,8 @@
 //! A run: how much of it, and how far it has come.
 
+use std::env;
+use std::path::PathBuf;
+
 use indicatif::{ProgressBar, ProgressStyle};
 
 /// How much is measured.
@@ -50,10 +53,15 @@ impl Default for Progress {
     }
 }
 
+/// Where a program is, if it is installed. Daemons are not in every user's `PATH`.
+pub(crate) fn find(program: &str) -> Option<PathBuf> {
+    let paths = env::var_os("PATH").unwrap_or_default();
+    let places = env::split_paths(&paths).chain(["/usr/sbin".into(), "/sbin".into()]);
+    // An absolute path stays what it is when it is joined.
+    places.map(|place| place.join(program)).find(|path| path.is_file())
+}
+
 /// Whether a program is there.
-pub fn is_installed(program: &str) -> bool {
-    let paths = std::env::var_os("PATH").unwrap_or_default();
-    std::env::split_paths(&paths)
-        .chain(["/usr/sbin".into(), "/sbin".into()])
-        .any(|place| place.join(program).is_file())
+pub(crate) fn is_installed(program: &str) -> bool {
+    find(program).is_some()
 }
