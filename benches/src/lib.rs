@@ -3,6 +3,7 @@
 //! * `cargo run --release -p benches --bin report`: measures, and writes `results.json` and a page.
 //! * `cargo run --release -p benches --bin gate`: instructions per operation against committed numbers.
 
+pub mod claims;
 pub mod cost;
 pub mod hostile;
 pub mod instructions;

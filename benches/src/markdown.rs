@@ -2,6 +2,7 @@
 
 use std::fmt::Write as _;
 
+use crate::claims::claims;
 use crate::result::Results;
 use crate::tables::{Table, sections};
 
@@ -29,6 +30,14 @@ pub fn page(results: &Results, file: &str) -> String {
         results.load[1],
         peers.join(", "),
     );
+    let promises = claims(results);
+    if !promises.is_empty() {
+        page.push_str("\n## What is promised\n\n| | at most | measured | kept |\n|---|---|---|---|\n");
+        for claim in promises {
+            let row = [claim.text, &claim.bound(), &claim.shown(), claim.verdict()].map(cell);
+            let _ = writeln!(page, "| {} |", row.join(" | "));
+        }
+    }
     for section in sections(results) {
         let _ = write!(page, "\n## {}\n\n{}\n", section.title, section.intro);
         for table in &section.tables {

@@ -2,6 +2,7 @@
 
 use maud::{DOCTYPE, Markup, PreEscaped, html};
 
+use crate::claims::claims;
 use crate::plot::{Bar, Bars, Failed, Line, Lines};
 use crate::result::{Entry, Results, Set};
 use crate::stats::Figure;
@@ -22,7 +23,7 @@ section{background:#fff;border-radius:10px;padding:20px 22px;margin:20px 0;box-s
 svg{max-width:100%;height:auto}
 .table{overflow-x:auto}table{border-collapse:collapse;font-size:13px;margin:6px 0}
 td,th{padding:3px 9px;border-bottom:1px solid #e5e7eb;text-align:left;vertical-align:top;font-variant-numeric:tabular-nums}
-th{color:#4b5563;font-weight:600}td.missing{color:#9ca3af;max-width:24ch;font-size:12px}
+th{color:#4b5563;font-weight:600}td.yes{color:#15803d;font-weight:600}td.no{color:#b91c1c;font-weight:600}td.not-measured{color:#9ca3af}td.missing{color:#9ca3af;max-width:24ch;font-size:12px}
 summary{cursor:pointer;color:#2563eb;font-size:14px;margin-top:10px}";
 
 /// The whole page. It needs nothing else.
@@ -60,12 +61,37 @@ pub fn html(results: &Results) -> Result<String, Failed> {
                         " · load " (results.load[0]) " → " (results.load[1]) @if !peers.is_empty() { " · beside " (peers.join(", ")) }
                     }
                     div.facts { @for (value, text) in facts(results) { div.fact { b { (value) } span { (text) } } } }
+                    (promises(results))
                     @for part in parts { (part) }
                 }
             }
         }
     };
     Ok(page.into_string())
+}
+
+fn promises(results: &Results) -> Markup {
+    let claims = claims(results);
+    html! {
+        @if !claims.is_empty() {
+            section {
+                h2 { "What is promised" }
+                div.table {
+                    table {
+                        tr { th { "" } th { "at most" } th { "measured" } th { "kept" } }
+                        @for claim in &claims {
+                            tr {
+                                td { (claim.text) }
+                                td { (claim.bound()) }
+                                td { (claim.shown()) }
+                                td class=(claim.verdict().replace(' ', "-")) { (claim.verdict()) }
+                            }
+                        }
+                    }
+                }
+            }
+        }
+    }
 }
 
 fn part(section: &Section, pictures: &[(String, String)]) -> Markup {
