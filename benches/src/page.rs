@@ -255,6 +255,10 @@ fn cost(results: &Results) -> Result<Vec<(String, String)>, Failed> {
         "",
         groups("system calls", "keep-alive", &keep_alive, "nginx"),
     )?;
+    let client_calls: Vec<_> = entries("system calls of a client").map(|entry| bar(entry, "")).collect();
+    if !client_calls.is_empty() {
+        draw("System calls of a client for each connection", "", vec![("", client_calls)])?;
+    }
     let workers: Vec<_> =
         entries("server CPU, workers").map(|entry| bar(entry, "tfo-http-server, 1 worker")).collect();
     draw(

@@ -67,6 +67,8 @@ lab_tests! {
         need("strace");
         let calls = median(&results, Set::ConnectionCost, "system calls", "tfo-http-server");
         assert!((4.0..20.0).contains(&calls), "{calls}");
+        let calls = |who| median(&results, Set::ConnectionCost, "system calls of a client", who);
+        assert!(calls("blocking sockets, TFO") < calls("tfo-http"));
     }
 
     fn what_is_missing_is_said_in_the_place_of_its_number() {

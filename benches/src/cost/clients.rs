@@ -7,7 +7,7 @@ use std::time::Duration;
 use nix::sys::resource::{Usage, UsageWho, getrusage};
 use tfo_lab::Host;
 
-use super::{CLIENT_CPU, SETTLE, Samples, against, ask_for, micros};
+use super::{CLIENT_CPU, SETTLE, Samples, against, ask_for, micros, syscalls};
 use crate::process::{Cpus, Process};
 use crate::result::Entry;
 use crate::run::{Progress, is_installed};
@@ -67,6 +67,11 @@ pub(super) fn costs(
                 .into_iter()
                 .map(|entry| entry.case("server", server.name)),
         );
+    }
+    for (name, client) in &mut clients {
+        if let Ok(client) = client {
+            entries.push(syscalls::count_client(client, name, &server));
+        }
     }
     Ok(entries)
 }

@@ -30,6 +30,7 @@ const SETTLE: Duration = Duration::from_millis(3);
 const SERVER_CPU: &str = "server CPU";
 const CLIENT_CPU: &str = "client CPU";
 const SYSTEM_CALLS: &str = "system calls";
+const SYSTEM_CALLS_OF_CLIENTS: &str = "system calls of a client";
 
 /// Runs the set.
 pub fn run(effort: Effort, progress: &Progress) -> Vec<Entry> {
