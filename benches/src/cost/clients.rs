@@ -7,11 +7,14 @@ use std::time::Duration;
 use nix::sys::resource::{Usage, UsageWho, getrusage};
 use tfo_lab::Host;
 
-use super::{CLIENT_CPU, SETTLE, Samples, against, ask_for, micros, syscalls};
+use super::{CLIENT_CPU, SETTLE, Samples, against, ask_for, micros, must_have_ridden, syscalls};
 use crate::process::{Cpus, Process};
 use crate::result::Entry;
 use crate::run::{Progress, is_installed};
 use crate::servers::{Servers, Subject};
+
+/// Those that do without TCP Fast Open.
+const PLAIN: [&str; 2] = ["tfo-http, off", "HttpConnector"];
 
 /// Client, server and both, of each client with the same server.
 pub(super) fn costs(
@@ -33,7 +36,10 @@ pub(super) fn costs(
             let at = (at + round) % names.len();
             let Ok(taken) = &mut samples[at] else { continue };
             let one = match clients.get_mut(at) {
-                Some((_, Ok(client))) => client_sample(client, &server, connections),
+                Some((_, Ok(client))) => {
+                    let rides = !PLAIN.contains(&names[at]);
+                    client_sample(host, client, &server, rides, connections)
+                }
                 Some((_, Err(why))) => Err(why.clone()),
                 // It takes a second each time.
                 None if round > wrk_rounds => continue,
@@ -90,17 +96,21 @@ fn clients(host: &Host) -> Vec<(&'static str, Result<Process, String>)> {
 }
 
 fn client_sample(
+    host: &Host,
     client: &mut Process,
     subject: &Subject<'_>,
+    rides: bool,
     connections: usize,
 ) -> Result<[f64; 2], String> {
     let server = subject.process.as_ref().map_err(Clone::clone)?;
     ask_for(client, subject, 3, 1)?;
     thread::sleep(SETTLE);
+    let counted = super::rides(host)?;
     let before = (client.cpu()?, server.cpu()?);
     ask_for(client, subject, connections, 1)?;
     thread::sleep(SETTLE);
     let after = (client.cpu()?, server.cpu()?);
+    must_have_ridden(host, &counted, connections, rides)?;
     let each = |spent: Duration| micros(spent) / connections as f64;
     Ok([each(after.0 - before.0), each(after.1 - before.1)])
 }

@@ -139,10 +139,7 @@ fn server_sample(host: &Host, load: &mut Process, subject: &Subject<'_>, plan: &
     ask_for(load, subject, plan.connections, plan.concurrency)?;
     thread::sleep(SETTLE);
     let spent = server.cpu()? - before;
-    let rode = (rides_since(host, &rides)? as f64) / plan.connections as f64;
-    if rode < RIDES {
-        return Err(format!("only {:.0} % of the requests rode in the SYN", rode * 100.0));
-    }
+    must_have_ridden(host, &rides, plan.connections, true)?;
     Ok(micros(spent) / plan.connections as f64)
 }
 
@@ -158,8 +155,14 @@ fn rides(host: &Host) -> Result<Counters, String> {
     host.run(Counters::read).map_err(|error| error.to_string())
 }
 
-fn rides_since(host: &Host, before: &Counters) -> Result<u64, String> {
-    Ok(rides(host)?.since(before).passive.unwrap_or_default())
+/// Whether the figure is of what it shall be of: connections that rode, or that did not.
+fn must_have_ridden(host: &Host, before: &Counters, connections: usize, rides: bool) -> Result<(), String> {
+    let rode = self::rides(host)?.since(before).passive.unwrap_or_default() as f64 / connections as f64;
+    match rides {
+        true if rode < RIDES => Err(format!("only {:.0} % of the requests rode in the SYN", rode * 100.0)),
+        false if rode > 1.0 - RIDES => Err(format!("{:.0} % of the requests rode in the SYN", rode * 100.0)),
+        _ => Ok(()),
+    }
 }
 
 fn micros(time: Duration) -> f64 {
