@@ -67,7 +67,7 @@ pub fn run(effort: Effort, progress: &Progress) -> Vec<Entry> {
         Effort::Full => (&[1, 10, 20, 50, 100, 200], &[100, 10 << 10, 100 << 10], &[false, true]),
     };
     let rounds = |rtt: u64| match (effort, rtt) {
-        (Effort::Smoke, _) => 6,
+        (Effort::Smoke, _) => 5,
         (Effort::Quick, 0..=20) => 20,
         (Effort::Quick, _) => 8,
         (Effort::Full, 0..=20) => 100,

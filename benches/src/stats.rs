@@ -2,7 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
-/// Fewer samples than this have no bounds: not even their extremes hold the median with 95 %.
+/// Fewer samples than this have no bounds: not even their extremes hold the median with 95 %. Their spread
+/// says nothing either.
 const FEWEST: usize = 6;
 
 /// A figure of a run: measured, or the reason why it is not.
@@ -42,7 +43,7 @@ impl Figure {
     pub fn of(samples: &[f64], bound: f64) -> Self {
         match Summary::of(samples) {
             None => Self::missing("no sample was taken"),
-            Some(summary) if summary.spread > bound => Self::missing(format!(
+            Some(summary) if summary.n >= FEWEST && summary.spread > bound => Self::missing(format!(
                 "noisy machine: the quartiles of {} samples are {:.0} % of the median apart, the bound is {:.0} %",
                 summary.n,
                 summary.spread * 100.0,
