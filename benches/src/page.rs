@@ -322,7 +322,8 @@ fn bar<'a>(entry: &'a Entry, to: &str) -> Bar<'a> {
         Some(ratio) => {
             let bounds =
                 ratio.bounds.map(|[low, high]| format!(" [{}, {}]", ratio_number(low), ratio_number(high)));
-            format!(" = {} × {to}{}", ratio_number(ratio.median), bounds.unwrap_or_default())
+            let whom = to.rsplit(", ").next().unwrap_or(to);
+            format!(" = {} × {whom}{}", ratio_number(ratio.median), bounds.unwrap_or_default())
         }
         None => String::new(),
     };
