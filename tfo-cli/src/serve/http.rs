@@ -1,10 +1,7 @@
 //! HTTP/1.1 and HTTP/2 with prior knowledge (h2c) on a listener, until it is told to stop.
 
 use std::convert::Infallible;
-use std::future::{Future, poll_fn};
-use std::pin::Pin;
 use std::sync::Arc;
-use std::task::Poll;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -87,8 +84,4 @@ pub(crate) async fn serve<S, B>(
     drop(listener);
     stats.settled().await;
     let _ = timeout(END_PATIENCE, graceful.shutdown()).await;
-}
-
-async fn poll_once<F: Future + Unpin>(future: &mut F) -> Poll<F::Output> {
-    poll_fn(|cx| Poll::Ready(Pin::new(&mut *future).poll(cx))).await
 }
