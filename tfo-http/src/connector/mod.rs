@@ -214,7 +214,7 @@ impl<R> TfoConnector<R> {
 
     /// Where it is remembered which paths carry TCP Fast Open and which do not. Default: in memory,
     /// for 8,192 paths, shared by all clones of a connector. A process that lives shortly keeps it in a
-    /// file ([`PathMemory::in_file`]): the kernel's cookies outlive it, and so do bad paths.
+    /// file (`PathMemory::in_file`, feature `path-file`): the kernel's cookies outlive it, and so do bad paths.
     pub fn set_path_memory(&mut self, memory: PathMemory) {
         self.config().memory = memory;
     }
