@@ -37,11 +37,11 @@ pub(crate) fn to_tokio_rustls<C: Subject>() {
 
 /// Found out inside of the connect, which therefore is what failed.
 pub(crate) fn a_certificate_that_nobody_signed<C: Subject>() {
-    nobody_signed::<C, _>(|connector, other| native_over(connector, other));
+    nobody_signed::<C, _>(native_over);
 }
 
 pub(crate) fn refused_behind_tls<C: Subject>() {
-    refused::<C, _>(|connector, ca| native_over(connector, ca));
+    refused::<C, _>(native_over);
 }
 
 fn native_over<T>(connector: T, ca: &Ca) -> hyper_tls::HttpsConnector<T> {
