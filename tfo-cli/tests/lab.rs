@@ -9,7 +9,6 @@ use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::os::unix::fs::PermissionsExt;
-use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
@@ -18,6 +17,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 use support::{NO_STATE, PATIENCE, Ran, TFO, read_head, tfo};
+use tfo_lab::test::Program;
 use tfo_lab::{DropSynData, Flow, Host, Lab, Packet, Verdict, lab_tests};
 
 const RTT: Duration = Duration::from_millis(20);
@@ -245,12 +245,11 @@ lab_tests! {
     }
 
     fn get_rides_to_nginx() {
-        if !there("nginx") {
-            return;
-        }
         for (listen, rides) in [("fastopen=64", true), ("", false)] {
             let lab = Lab::builder().rtt(RTT).build().unwrap();
-            let _nginx = Nginx::start(&lab.host("server"), listen);
+            let (server, files) = (lab.host("server"), tempfile::tempdir().unwrap());
+            let served = format!("listen {PORT} {listen}; return 200 hello;");
+            let _nginx = Program::nginx(&server, server.addr(PORT), files, &served);
             let records = get(&lab, &["--json", "-n", "3"]).records();
             let from_client = |flow: &Flow| flow.client().ip() == lab.host("client").ipv4();
             let flows: Vec<_> = flows(&lab).into_iter().filter(from_client).collect();
@@ -689,49 +688,4 @@ fn there(program: &str) -> bool {
 
 fn required() -> bool {
     std::env::var_os("TFO_LAB").is_some_and(|value| value == "require")
-}
-
-/// A running nginx that answers `hello`.
-struct Nginx {
-    process: Child,
-    _directory: tempfile::TempDir,
-}
-
-impl Nginx {
-    fn start(host: &Host, listen: &str) -> Self {
-        let directory = tempfile::tempdir().unwrap();
-        let config = directory.path().join("nginx.conf");
-        fs::write(&config, nginx_config(directory.path(), listen)).unwrap();
-        let nginx = if Path::new("/usr/sbin/nginx").exists() { "/usr/sbin/nginx" } else { "nginx" };
-        let process =
-            host.command(nginx).arg("-p").arg(directory.path()).arg("-c").arg(&config).spawn().unwrap();
-        let nginx = Self { process, _directory: directory };
-        let deadline = Instant::now() + PATIENCE;
-        while host.run(|| TcpStream::connect(host.addr(PORT))).is_err() {
-            assert!(Instant::now() < deadline, "nginx does not listen");
-            std::thread::sleep(Duration::from_millis(10));
-        }
-        nginx
-    }
-}
-
-impl Drop for Nginx {
-    fn drop(&mut self) {
-        let _ = self.process.kill();
-        let _ = self.process.wait();
-    }
-}
-
-fn nginx_config(directory: &Path, listen: &str) -> String {
-    let directory = directory.display();
-    format!(
-        "daemon off; master_process off; pid {directory}/pid; error_log stderr warn;
-         events {{ worker_connections 64; }}
-         http {{
-             access_log off;
-             client_body_temp_path {directory}/b; proxy_temp_path {directory}/p;
-             fastcgi_temp_path {directory}/f; uwsgi_temp_path {directory}/u; scgi_temp_path {directory}/s;
-             server {{ listen {PORT} {listen}; location / {{ return 200 hello; }} }}
-         }}"
-    )
 }

@@ -175,7 +175,7 @@ pub struct ProofStats {
 impl ProofStats {
     /// The mean, if there was any.
     pub fn mean(&self) -> Option<Duration> {
-        Some(self.total.div_f64(self.count as f64)).filter(|_| self.count > 0)
+        (self.count > 0).then(|| self.total.div_f64(self.count as f64))
     }
 }
 
@@ -276,5 +276,22 @@ impl Counts {
     #[cfg(feature = "proxy")]
     pub(crate) fn on_proxy_refused(&self) {
         self.proxy_refused.fetch_add(1, Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_mean_of_proofs() {
+        assert_eq!(ProofStats::default().mean(), None);
+        let counts = Counts::default();
+        for millis in [10, 30] {
+            counts.on_proven(Duration::from_millis(millis));
+        }
+        let proofs = StatsHandle::new(Arc::new(counts), None).snapshot().proofs;
+        assert_eq!(proofs.mean(), Some(Duration::from_millis(20)));
+        assert_eq!(proofs.longest, Duration::from_millis(30));
     }
 }

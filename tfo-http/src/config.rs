@@ -62,7 +62,7 @@ impl Hedge {
         match self {
             Self::Auto if doubtful => Some(HEDGE_LEAST),
             Self::Auto => Some(due),
-            Self::After(delay) => Some(delay.max(10 * MS)),
+            Self::After(delay) => Some(delay.clamp(10 * MS, LONGEST)),
             Self::Never => None,
         }
     }
@@ -72,13 +72,16 @@ impl Hedge {
         const FLOOR: Duration = ANSWER_DUE;
         match self {
             Self::Auto => Some(rtt.map_or(FLOOR, |rtt| FLOOR.max(3 * rtt))),
-            Self::After(delay) => Some(rtt.map_or(delay, |rtt| delay.max(3 * rtt)).max(FLOOR)),
+            Self::After(delay) => Some(rtt.map_or(delay, |rtt| delay.max(3 * rtt)).clamp(FLOOR, LONGEST)),
             Self::Never => None,
         }
     }
 }
 
 const MS: Duration = Duration::from_millis(1);
+/// A longer timeout is none, and may be more than clocks and timers can hold: not every `Instant` that
+/// can be had can be waited for.
+pub(crate) const LONGEST: Duration = Duration::from_secs(365 * 86_400);
 /// A hedge before this time would race with answers that are on their way.
 const HEDGE_LEAST: Duration = Duration::from_millis(20);
 /// After this time an answer to a SYN is due where nothing is known of the round-trip time.

@@ -3,6 +3,8 @@
 //! A rootless lab must be entered before the process has a second thread, which the ordinary test harness
 //! does not allow: such tests have `harness = false`, and [`lab_tests!`](crate::lab_tests).
 
+mod program;
+
 use std::any::Any;
 use std::env;
 use std::panic::{catch_unwind, resume_unwind};
@@ -10,6 +12,8 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use libtest_mimic::{Arguments, Completion, Failed, Trial};
+
+pub use program::Program;
 
 use crate::{check, enter_user_namespace};
 

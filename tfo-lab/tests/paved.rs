@@ -6,14 +6,19 @@
 mod support;
 
 use std::net::SocketAddr;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use hyper::{Request, StatusCode};
+use axum::Router;
+use axum::extract::ConnectInfo;
+use axum::routing::get;
+use hyper::{Request, StatusCode, Version};
 use support::flows;
 use support::http::{RUNTIMES, Runtime, Server, rode, run};
 use support::web::Web;
 use tfo_http::client::{Answer, ClientBuilder, ErrorKind, FinalUrl, NotInSyn, Timeout};
 use tfo_http::{Client, ConnInfo, Reason, SynOutcome};
+use tfo_http_server::{AcceptInfo, TfoListener};
 use tfo_lab::{HoldProof, Lab, Packet, Verdict, lab_tests};
 
 const RTT: Duration = Duration::from_millis(10);
@@ -54,6 +59,75 @@ lab_tests! {
                 assert!(on || metrics.outcome(SynOutcome::Plain) == 3, "{metrics:?}");
             }
         }
+    }
+
+    /// With prior knowledge: a request on a new connection rides with its preface and settings.
+    fn http2_rides_where_it_is_known() {
+        for runtime in RUNTIMES {
+            for on in [true, false] {
+                let lab = Lab::builder().rtt(RTT).fastopen("client", u32::from(on)).build().unwrap();
+                lab.middlebox(HoldProof::new());
+                let (client, host) = (lab.host("client"), lab.host("server"));
+                let addr = host.addr(80);
+                let server = Server::start(&host, addr);
+                let infos = run(&client, runtime, async move {
+                    let mut infos = Vec::new();
+                    for _ in 0..3 {
+                        // HTTP/2 has one connection for all requests: a new client for a new one.
+                        let client = Client::builder().http2_only(true).no_proxy().build().unwrap();
+                        let answer = client.get(format!("http://{addr}/")).await.unwrap();
+                        assert_eq!(answer.version(), Version::HTTP_2);
+                        infos.push(hello(answer).await);
+                        let answer = client.post(format!("http://{addr}/"), "order").await.unwrap();
+                        assert_eq!(hello(answer).await.local_addr(), infos.last().unwrap().local_addr());
+                    }
+                    infos
+                });
+                let flows = flows(&lab, 80);
+                let gets: Vec<_> = server.seen().into_iter().filter(|seen| seen.method == "GET").collect();
+                assert_eq!((flows.len(), gets.len()), (3, 3));
+                for visit in 0..3 {
+                    let rides = rode(&infos[visit], &gets[visit], &flows[visit]);
+                    assert_eq!(rides.is_ok(), on && visit > 0, "{rides:?}");
+                    assert_eq!(flows[visit].syn().payload().starts_with(b"PRI * HTTP/2.0"), rides.is_ok());
+                }
+            }
+        }
+    }
+
+    fn axum_answers_what_rode() {
+        let lab = Lab::builder().rtt(RTT).build().unwrap();
+        lab.middlebox(HoldProof::new());
+        let (client, host) = (lab.host("client"), lab.host("server"));
+        let addr = host.addr(80);
+        let (ready, listens) = std::sync::mpsc::channel();
+        let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
+        let server = host.spawn(move || {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+            runtime.block_on(async {
+                let listener = TfoListener::bind(addr).unwrap();
+                ready.send(()).unwrap();
+                let app = Router::new().route("/", get(told).post(told));
+                let app = app.into_make_service_with_connect_info::<AcceptInfo>();
+                let serving = axum::serve(listener, app).with_graceful_shutdown(async { stopped.await.unwrap() });
+                serving.await.unwrap();
+            });
+        });
+        listens.recv().unwrap();
+        let answers = run(&client, Runtime::CurrentThread, async move {
+            let client = one_request_a_connection().build().unwrap();
+            let url = format!("http://{addr}/");
+            let mut answers = Vec::new();
+            for answer in [client.get(&url).await, client.get(&url).await, client.post(&url, "order").await] {
+                answers.push(answer.unwrap().into_body().bytes(100).await.unwrap());
+            }
+            answers
+        });
+        assert_eq!(answers, ["GET false true", "GET true false", "POST false true"]);
+        let rides: Vec<_> = flows(&lab, 80).iter().map(|flow| flow.request_delivered_in_syn()).collect();
+        assert_eq!(rides, [false, true, false]);
+        stop.send(()).unwrap();
+        server.join().unwrap();
     }
 
     fn a_post_is_executed_once_and_does_not_ride() {
@@ -173,8 +247,30 @@ lab_tests! {
                 let error = client.build().unwrap().get(format!("http://{addr}/silent")).await.unwrap_err();
                 assert_eq!(error.kind(), ErrorKind::Timeout(which), "{error:?}");
             }
-            let endless = Client::builder().total_timeout(Some(Duration::MAX)).read_timeout(Some(Duration::MAX));
-            hello(endless.build().unwrap().get(format!("http://{addr}/")).await.unwrap()).await;
+        });
+    }
+
+    fn no_timeout_is_too_long() {
+        // The pool cleans up in a task of its own, which nobody asks how it ended.
+        static PANICS: AtomicUsize = AtomicUsize::new(0);
+        let hook = std::panic::take_hook();
+        std::panic::set_hook(Box::new(move |panic| {
+            PANICS.fetch_add(1, Ordering::Relaxed);
+            hook(panic);
+        }));
+        with_web(|addr| async move {
+            let endless = Client::builder()
+                .connect_timeout(Some(Duration::MAX))
+                .read_timeout(Some(Duration::MAX))
+                .total_timeout(Some(Duration::MAX))
+                .pool_idle_timeout(Some(Duration::MAX))
+                .build()
+                .unwrap();
+            for _ in 0..2 {
+                hello(endless.get(format!("http://{addr}/")).await.unwrap()).await;
+                tokio::time::sleep(10 * MS).await;
+            }
+            assert_eq!(PANICS.load(Ordering::Relaxed), 0);
         });
     }
 
@@ -301,6 +397,11 @@ lab_tests! {
             }
         });
     }
+}
+
+/// What axum knows of a request: did it come in the SYN, is its connection proven.
+async fn told(method: axum::http::Method, ConnectInfo(info): ConnectInfo<AcceptInfo>) -> String {
+    format!("{method} {} {}", info.arrived_in_syn(), info.is_proven())
 }
 
 fn one_request_a_connection() -> ClientBuilder {

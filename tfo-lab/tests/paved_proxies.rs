@@ -8,24 +8,22 @@ mod support;
 use std::env;
 use std::fs;
 use std::net::SocketAddr;
-use std::path::Path;
-use std::process::Child;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
+use hyper::Version;
 use rustls::crypto::{CryptoProvider, aws_lc_rs};
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject as _;
 use support::flows;
 use support::http::{Runtime, run};
-use support::tcp::TcpServer;
+use support::tcp::{TcpServer, connect_proxy, socks5_proxy};
 use support::web::Web;
 use tfo_http::client::{ClientBuilder, Error, ErrorKind, Timeout};
 use tfo_http::{Client, ConnInfo, Reason, SynOutcome};
-use tfo_lab::test::need;
+use tfo_lab::test::{Program, need};
 use tfo_lab::{HoldProof, Host, Lab, lab_tests};
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, copy_bidirectional};
-use tokio::net::TcpStream;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
 const RTT: Duration = Duration::from_millis(10);
 const PROXY: u16 = 3128;
@@ -125,7 +123,6 @@ lab_tests! {
 
     /// Through a tunnel nothing rides; the ClientHello does where it fits.
     fn a_client_hello_rides_if_it_fits() {
-        need("nginx");
         let lab = Lab::builder().rtt(RTT).build().unwrap();
         let (client, host) = (lab.host("client"), lab.host("server"));
         let nginx = Nginx::start(&host);
@@ -164,8 +161,55 @@ lab_tests! {
         assert!(flows(&lab, PROXY).iter().all(|flow| flow.syn().payload().is_empty()));
     }
 
+    /// The name is resolved here or at the proxy, which is asked for an address in this lab.
+    fn a_socks_proxy_carries_http_and_https_and_gets_no_syn_data() {
+        let lab = Lab::builder().rtt(RTT).host("client").host("proxy").host("server").build().unwrap();
+        let (client, middle, host) = (lab.host("client"), lab.host("proxy"), lab.host("server"));
+        let nginx = Nginx::start(&host);
+        let _proxy = TcpServer::start(&middle, middle.addr(PROXY), socks5_proxy);
+        let (plain, tls) = (format!("http://{}/", host.addr(8080)), format!("https://{}/", host.addr(8443)));
+        let builder = nginx.client(aws_lc_rs::default_provider()).pool_max_idle_per_host(0);
+        let proxy = middle.addr(PROXY);
+        run(&client, Runtime::CurrentThread, async move {
+            for scheme in ["socks5", "socks5h"] {
+                let client = builder.clone().proxy(format!("{scheme}://{proxy}")).build().unwrap();
+                for url in [&plain, &tls] {
+                    let info = get(&client, url).await.unwrap();
+                    assert_eq!((info.remote_addr(), info.reason()), (proxy, Some(Reason::Off)), "{url}");
+                }
+            }
+        });
+        let to_proxy = flows(&lab, PROXY);
+        assert_eq!(to_proxy.len(), 4);
+        assert!(to_proxy.iter().all(|flow| flow.syn().fast_open().is_none()));
+        let from = |port| flows(&lab, port).iter().map(|flow| flow.client().ip()).collect::<Vec<_>>();
+        assert_eq!([from(8080), from(8443)], [[proxy.ip(); 2], [proxy.ip(); 2]], "none passes the proxy by");
+    }
+
+    /// By ALPN; a server that does not know it is spoken to in HTTP/1.1 by the same client.
+    fn http2_is_agreed_on_by_tls_and_its_connection_is_shared() {
+        let lab = Lab::builder().rtt(RTT).build().unwrap();
+        let (client, host) = (lab.host("client"), lab.host("server"));
+        let nginx = Nginx::start(&host);
+        let builder = nginx.client(aws_lc_rs::default_provider());
+        let urls = [8444, 8443].map(|port| format!("https://{}/", host.addr(port)));
+        let versions = run(&client, Runtime::MultiThread, async move {
+            let client = builder.build().unwrap();
+            let mut versions = Vec::new();
+            for url in urls {
+                for _ in 0..3 {
+                    let answer = client.get(&url).await.unwrap();
+                    versions.push(answer.version());
+                    assert_eq!(answer.into_body().bytes(5).await.unwrap(), "hello");
+                }
+            }
+            versions
+        });
+        assert_eq!(versions, [[Version::HTTP_2; 3], [Version::HTTP_11; 3]].concat());
+        assert_eq!(flows(&lab, 8444).len(), 1);
+    }
+
     fn what_nginx_compresses_is_read_and_a_get_rides_to_it() {
-        need("nginx");
         let lab = Lab::builder().rtt(RTT).build().unwrap();
         lab.middlebox(HoldProof::new());
         let (client, host) = (lab.host("client"), lab.host("server"));
@@ -213,22 +257,10 @@ async fn get(client: &Client, url: &str) -> Result<ConnInfo, Error> {
     Ok(info)
 }
 
-async fn connect_proxy(mut client: TcpStream) {
-    let mut head = Vec::new();
-    while !head.ends_with(b"\r\n\r\n") {
-        let Ok(byte) = client.read_u8().await else { return };
-        head.push(byte);
-    }
-    let head = String::from_utf8(head).unwrap();
-    let mut server = TcpStream::connect(head.split(' ').nth(1).unwrap()).await.unwrap();
-    client.write_all(b"HTTP/1.1 200 OK\r\n\r\n").await.unwrap();
-    let _ = copy_bidirectional(&mut client, &mut server).await;
-}
-
-/// A running nginx: `hello` on 8080 and, with TLS, on 8443, and a page that it compresses.
+/// A running nginx: `hello` on 8080 and, with TLS, on 8443, on 8444 with HTTP/2, and a page that it compresses.
 struct Nginx {
-    process: Child,
-    directory: tempfile::TempDir,
+    _program: Program,
+    certificate: CertificateDer<'static>,
 }
 
 impl Nginx {
@@ -251,51 +283,27 @@ impl Nginx {
         assert!(output.status.success(), "{output:?}");
         fs::create_dir(path.join("pages")).unwrap();
         fs::write(path.join("pages/page"), "hello ".repeat(10_000)).unwrap();
-        fs::write(path.join("nginx.conf"), nginx_config(path)).unwrap();
-        let command = host.command(need("nginx"));
-        let process = command.arg("-p").arg(path).arg("-c").arg(path.join("nginx.conf")).spawn().unwrap();
-        let nginx = Self { process, directory };
-        let deadline = Instant::now() + Duration::from_secs(10);
-        while host.run(|| std::net::TcpStream::connect(host.addr(8080))).is_err() {
-            assert!(Instant::now() < deadline, "nginx does not listen");
-            std::thread::sleep(Duration::from_millis(10));
-        }
-        nginx
+        let certificate = CertificateDer::from_pem_file(path.join("certificate")).unwrap();
+        let program = Program::nginx(host, host.addr(8080), directory, NGINX);
+        Self { _program: program, certificate }
     }
 
     /// One that trusts it.
     fn client(&self, provider: CryptoProvider) -> ClientBuilder {
         let mut roots = rustls::RootCertStore::empty();
-        roots.add(CertificateDer::from_pem_file(self.directory.path().join("certificate")).unwrap()).unwrap();
+        roots.add(self.certificate.clone()).unwrap();
         let tls = rustls::ClientConfig::builder_with_provider(Arc::new(provider));
         let tls = tls.with_safe_default_protocol_versions().unwrap();
         Client::builder().tls_config(tls.with_root_certificates(roots).with_no_client_auth())
     }
 }
 
-impl Drop for Nginx {
-    fn drop(&mut self) {
-        let _ = self.process.kill();
-        let _ = self.process.wait();
-    }
-}
-
-fn nginx_config(directory: &Path) -> String {
-    let directory = directory.display();
-    format!(
-        "daemon off; master_process off; pid {directory}/pid; error_log stderr warn;
-         events {{ worker_connections 64; }}
-         http {{
-             access_log off; default_type text/plain; gzip on; gzip_types text/plain;
-             client_body_temp_path {directory}/b; proxy_temp_path {directory}/p;
-             fastcgi_temp_path {directory}/f; uwsgi_temp_path {directory}/u; scgi_temp_path {directory}/s;
-             server {{
-                 listen 8080 fastopen=64;
-                 listen 8443 ssl fastopen=64;
-                 ssl_certificate {directory}/certificate; ssl_certificate_key {directory}/key;
-                 location = / {{ return 200 hello; }}
-                 location / {{ root {directory}/pages; }}
-             }}
-         }}"
-    )
-}
+const NGINX: &str = "
+    listen 8080 fastopen=64;
+    listen 8443 ssl fastopen=64;
+    listen 8444 ssl http2 fastopen=64;
+    ssl_certificate certificate; ssl_certificate_key key;
+    default_type text/plain; gzip on; gzip_types text/plain;
+    location = / { return 200 hello; }
+    location / { root pages; }
+";

@@ -5,16 +5,12 @@
 
 mod support;
 
-use std::fs;
-use std::net::TcpStream;
-use std::path::Path;
-use std::process::Child;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use support::{Accepted, REQUEST, Until, flows, serve, visit};
 use tfo_core::SynSend;
-use tfo_lab::test::need;
-use tfo_lab::{Flow, HoldProof, Host, Lab, lab_tests};
+use tfo_lab::test::{Program, need};
+use tfo_lab::{Flow, HoldProof, Lab, lab_tests};
 
 const RTT: Duration = Duration::from_millis(20);
 
@@ -49,12 +45,12 @@ s.sendall(request)");
     }
 
     fn we_ride_to_nginx() {
-        need("nginx");
         for (listen, rides) in [("fastopen=64", true), ("", false)] {
             let lab = Lab::builder().rtt(RTT).build().unwrap();
             lab.middlebox(HoldProof::new());
             let (client, server) = (lab.host("client"), lab.host("server"));
-            let nginx = Nginx::start(&server, listen);
+            let served = format!("listen 8080 {listen}; return 200 hello;");
+            let nginx = Program::nginx(&server, server.addr(8080), tempfile::tempdir().unwrap(), &served);
             let visits = [(); 2].map(|()| visit(&client, server.addr(8080), REQUEST));
             drop(nginx);
             for visit in &visits {
@@ -96,48 +92,4 @@ fn assert_rode(visits: &[(Accepted, Flow)], rides: bool) {
     assert_eq!(second.1.request_delivered_in_syn(), rides, "{}", second.1);
     assert_eq!(second.1.answered_before_any_further_client_packet(), rides, "{}", second.1);
     assert_eq!(second.1.syn().payload() == second.0.request, rides, "{}", second.1);
-}
-
-/// A running nginx that answers `hello`.
-struct Nginx {
-    process: Child,
-    _directory: tempfile::TempDir,
-}
-
-impl Nginx {
-    fn start(host: &Host, listen: &str) -> Self {
-        let directory = tempfile::tempdir().unwrap();
-        let config = directory.path().join("nginx.conf");
-        fs::write(&config, nginx_config(directory.path(), listen)).unwrap();
-        let command = host.command(need("nginx"));
-        let process = command.arg("-p").arg(directory.path()).arg("-c").arg(&config).spawn().unwrap();
-        let nginx = Self { process, _directory: directory };
-        let deadline = Instant::now() + Duration::from_secs(10);
-        while host.run(|| TcpStream::connect(host.addr(8080))).is_err() {
-            assert!(Instant::now() < deadline, "nginx does not listen");
-            std::thread::sleep(Duration::from_millis(10));
-        }
-        nginx
-    }
-}
-
-impl Drop for Nginx {
-    fn drop(&mut self) {
-        let _ = self.process.kill();
-        let _ = self.process.wait();
-    }
-}
-
-fn nginx_config(directory: &Path, listen: &str) -> String {
-    let directory = directory.display();
-    format!(
-        "daemon off; master_process off; pid {directory}/pid; error_log stderr warn;
-         events {{ worker_connections 64; }}
-         http {{
-             access_log off;
-             client_body_temp_path {directory}/b; proxy_temp_path {directory}/p;
-             fastcgi_temp_path {directory}/f; uwsgi_temp_path {directory}/u; scgi_temp_path {directory}/s;
-             server {{ listen 8080 {listen}; location / {{ return 200 hello; }} }}
-         }}"
-    )
 }

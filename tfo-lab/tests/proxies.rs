@@ -20,7 +20,7 @@ use hyper_util::client::legacy::connect::{Connect, Connected, Connection};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use support::flows;
 use support::http::{RUNTIMES, Runtime, Server, rode, run};
-use support::tcp::{TcpServer, uri};
+use support::tcp::{TcpServer, connect_proxy, socks5_proxy, uri};
 use tfo_http::{ConnInfo, SynOutcome, TfoConnector, TfoStream, is_connect_error};
 use tfo_lab::{Flow, Lab, lab_tests};
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, copy_bidirectional};
@@ -215,36 +215,6 @@ fn client_of<C: Connect + Clone + Send + Sync + 'static>(connector: C) -> Client
 fn all(error: &dyn Error) -> String {
     let sources = std::iter::successors(error.source(), |&source| source.source());
     sources.fold(error.to_string(), |text, source| format!("{text}: {source}"))
-}
-
-async fn connect_proxy(mut client: TcpStream) {
-    let mut head = Vec::new();
-    while !head.ends_with(b"\r\n\r\n") {
-        match client.read_u8().await {
-            Ok(byte) => head.push(byte),
-            Err(_) => return,
-        }
-    }
-    let head = String::from_utf8(head).unwrap();
-    let target = head.split(' ').nth(1).unwrap();
-    let mut server = TcpStream::connect(target).await.unwrap();
-    client.write_all(b"HTTP/1.1 200 OK\r\n\r\n").await.unwrap();
-    let _ = copy_bidirectional(&mut client, &mut server).await;
-}
-
-/// RFC 1928, without authentication, for IPv4 addresses.
-async fn socks5_proxy(mut client: TcpStream) {
-    let mut greeting = [0; 3];
-    client.read_exact(&mut greeting).await.unwrap();
-    assert_eq!(greeting, [5, 1, 0]);
-    client.write_all(&[5, 0]).await.unwrap();
-    let mut request = [0; 10];
-    client.read_exact(&mut request).await.unwrap();
-    let [5, 1, 0, 1, a, b, c, d, high, low] = request else { panic!("{request:?}") };
-    let target = SocketAddr::from(([a, b, c, d], u16::from_be_bytes([high, low])));
-    let mut server = TcpStream::connect(target).await.unwrap();
-    client.write_all(&[5, 0, 0, 1, 0, 0, 0, 0, 0, 0]).await.unwrap();
-    let _ = copy_bidirectional(&mut client, &mut server).await;
 }
 
 async fn socks4_proxy(mut client: TcpStream) {

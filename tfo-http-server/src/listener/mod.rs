@@ -345,11 +345,10 @@ fn is_private(ip: IpAddr) -> bool {
     }
 }
 
-/// A deadline; a century hence where the clock does not reach further.
+/// A deadline, a century hence at most: clocks and timers reach that far.
 fn from_now(duration: Duration) -> Instant {
     const CENTURY: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
-    let now = Instant::now();
-    now.checked_add(duration).unwrap_or_else(|| now + CENTURY)
+    Instant::now() + duration.min(CENTURY)
 }
 
 /// Whether an error of `accept(2)` is one connection's, so that the next may be accepted at once.

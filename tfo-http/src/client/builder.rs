@@ -14,6 +14,7 @@ use hyper_util::rt::{TokioExecutor, TokioTimer};
 use super::dial::{Connector, Proxies, dial_by};
 use super::error::{Error, ErrorKind};
 use super::{Client, Shared};
+use crate::config::LONGEST;
 use crate::connector::{Resolve, TfoConnector};
 use crate::policy::SynData;
 
@@ -34,9 +35,6 @@ pub struct ClientBuilder<R = GaiResolver> {
     #[cfg(feature = "rustls")]
     tls: Option<rustls::ClientConfig>,
 }
-
-/// What is longer is no timeout, and more than a clock can hold.
-const LONGEST: Duration = Duration::from_secs(365 * 86_400);
 
 #[derive(Clone)]
 enum ProxySource {
@@ -208,8 +206,8 @@ impl<R: Resolve> ClientBuilder<R> {
             ProxySource::Environment => Some(proxies_of_environment()?),
         };
         let matcher = matcher.map(Arc::new);
-        let [connect_timeout, read_timeout, total_timeout] =
-            [self.connect_timeout, self.read_timeout, self.total_timeout]
+        let [connect_timeout, read_timeout, total_timeout, pool_idle_timeout] =
+            [self.connect_timeout, self.read_timeout, self.total_timeout, self.pool_idle_timeout]
                 .map(|timeout| timeout.map(|timeout| timeout.min(LONGEST)));
         let mut direct = self.connector;
         direct.enforce_http(false);
@@ -227,7 +225,7 @@ impl<R: Resolve> ClientBuilder<R> {
         let mut pool = legacy::Client::builder(TokioExecutor::new());
         pool.pool_timer(TokioTimer::new())
             .timer(TokioTimer::new())
-            .pool_idle_timeout(self.pool_idle_timeout)
+            .pool_idle_timeout(pool_idle_timeout)
             .pool_max_idle_per_host(self.pool_max_idle_per_host);
         #[cfg(feature = "http2")]
         pool.http2_only(self.http2_only);

@@ -16,7 +16,7 @@ use hyper_util::rt::TokioIo;
 use ipnet::IpNet;
 use tower_service::Service;
 
-use crate::config::{Config, Hedge};
+use crate::config::{Config, Hedge, LONGEST};
 use crate::error::{BoxError, ConnectError, ConnectErrorKind};
 #[cfg(feature = "client")]
 use crate::metrics::Recorder;
@@ -163,17 +163,17 @@ impl<R> TfoConnector<R> {
     }
 
     /// How long a connection may take from its SYN to the end of the handshake, all addresses
-    /// together. Default `None`: the kernel's patience, about two minutes.
+    /// together. Default `None`: the kernel's patience, about two minutes. A year at most.
     ///
     /// It holds for deferred connects too: there the time runs from the first flight.
     pub fn set_connect_timeout(&mut self, timeout: Option<Duration>) {
-        self.config().connect_timeout = timeout;
+        self.config().connect_timeout = timeout.map(|timeout| timeout.min(LONGEST));
     }
 
     /// How long an address may keep quiet before the next is tried beside it. Default 300 ms, as
     /// `HttpConnector`; `None`: one after the other.
     pub fn set_happy_eyeballs_timeout(&mut self, timeout: Option<Duration>) {
-        self.config().happy_eyeballs_timeout = timeout;
+        self.config().happy_eyeballs_timeout = timeout.map(|timeout| timeout.min(LONGEST));
     }
 
     /// `SO_REUSEADDR`. Default false.
@@ -214,7 +214,7 @@ impl<R> TfoConnector<R> {
 
     /// Where it is remembered which paths carry TCP Fast Open and which do not. Default: in memory,
     /// for 8,192 paths, shared by all clones of a connector. A process that lives shortly keeps it in a
-    /// file ([`PathMemory::in_file`]): the kernel's cookies outlive it, and so do bad paths.
+    /// file (`PathMemory::in_file`, feature `path-file`): the kernel's cookies outlive it, and so do bad paths.
     pub fn set_path_memory(&mut self, memory: PathMemory) {
         self.config().memory = memory;
     }
@@ -431,6 +431,28 @@ mod tests {
         let literal = "http://[2001:db8::1]/".parse().unwrap();
         let (found, dns) = addresses(&config, GaiResolver::new(), &literal).await.unwrap();
         assert_eq!((found, dns), (vec![addr("[2001:db8::1]:80")], None));
+    }
+
+    #[tokio::test]
+    async fn no_duration_is_too_long() {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let there = listener.local_addr().unwrap();
+        let gone = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+        for time in [Duration::MAX, Duration::from_secs(i64::MAX as u64), LONGEST] {
+            let mut connector = TfoConnector::new();
+            connector.set_connect_timeout(Some(time));
+            connector.set_happy_eyeballs_timeout(Some(time));
+            connector.set_hedge(Hedge::After(time));
+            connector.set_keepalive(Some(time));
+            connector.set_keepalive_interval(Some(time));
+            connector.set_tcp_user_timeout(Some(time));
+            // Two addresses, so that the second waits for the first's delay.
+            dial::dial(connector.config.clone(), vec![gone, there], None).await.unwrap();
+            let config = &connector.config;
+            let kept = [config.connect_timeout, config.happy_eyeballs_timeout, config.hedge.guard(None)];
+            assert_eq!(kept, [Some(LONGEST); 3]);
+            assert!(config.hedge_delay(time, false) <= Some(LONGEST));
+        }
     }
 
     #[test]

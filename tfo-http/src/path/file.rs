@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 use super::controller::{Record, State, after};
 use super::key::{NetworkId, Path};
 use super::store::{MemoryStore, PathStore};
+use super::{PathMemory, Settings};
 
 /// What the file says of itself.
 const FORMAT: &str = "tfo-http path memory";
@@ -233,8 +234,21 @@ impl Inner {
     }
 }
 
+impl PathMemory {
+    /// In a file, which is read now and written when the last clone is dropped, together with the
+    /// connectors and connections that use it: what a short process learns survives it. For what
+    /// should survive a crash or `exit` too, [`FileStore::sync`] on a [`FileStore`] of one's own.
+    ///
+    /// A file that cannot be used is ignored, and written anew; the warning says why. Both block, the
+    /// second for half a second at most if another process writes; errors of the second are ignored.
+    pub fn in_file(file: impl Into<PathBuf>) -> (Self, Option<FileWarning>) {
+        let (store, warning) = FileStore::open(file, Instant::now(), SystemTime::now());
+        (Self::with_store(Synced(store), Settings::default()), warning)
+    }
+}
+
 /// A [`FileStore`] that is synced when it is dropped: with the last clone of its memory.
-pub(super) struct Synced(pub(super) FileStore);
+struct Synced(FileStore);
 
 impl PathStore for Synced {
     fn get(&mut self, path: &Path) -> Option<Record> {

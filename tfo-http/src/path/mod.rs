@@ -90,6 +90,7 @@
 
 mod budget;
 mod controller;
+#[cfg(feature = "path-file")]
 mod file;
 mod key;
 mod network;
@@ -98,6 +99,7 @@ mod store;
 mod table;
 
 pub use controller::Record;
+#[cfg(feature = "path-file")]
 pub use file::{FileStore, FileWarning};
 pub use key::{NetworkId, Path};
 pub use snapshot::{PathMemorySnapshot, PathSnapshot, PathState};
@@ -107,11 +109,10 @@ use std::collections::hash_map::RandomState;
 use std::fmt;
 use std::hash::BuildHasher;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 
 use budget::Budget;
 use controller::{Grant, Learnt};
-use file::Synced;
 use network::{Gate, Network};
 
 /// What may be sent on a path now.
@@ -260,17 +261,6 @@ impl PathMemory {
     /// In memory, for 8,192 paths.
     pub fn new() -> Self {
         Self::with_store(MemoryStore::default(), Settings::default())
-    }
-
-    /// In a file, which is read now and written when the last clone is dropped, together with the
-    /// connectors and connections that use it: what a short process learns survives it. For what
-    /// should survive a crash or `exit` too, [`FileStore::sync`] on a [`FileStore`] of one's own.
-    ///
-    /// A file that cannot be used is ignored, and written anew; the warning says why. Both block, the
-    /// second for half a second at most if another process writes; errors of the second are ignored.
-    pub fn in_file(file: impl Into<std::path::PathBuf>) -> (Self, Option<FileWarning>) {
-        let (store, warning) = FileStore::open(file, Instant::now(), SystemTime::now());
-        (Self::with_store(Synced(store), Settings::default()), warning)
     }
 
     /// In a store of the caller's, with a budget of the caller's.

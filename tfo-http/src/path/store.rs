@@ -7,7 +7,7 @@ use super::controller::Record;
 use super::key::Path;
 
 /// Where records are kept. Two methods to write; [`MemoryStore`], [`NullStore`] and
-/// [`FileStore`](super::FileStore) are there.
+/// `FileStore` (feature `path-file`) are there.
 ///
 /// # Permitted errors
 ///

@@ -5,11 +5,10 @@
 pub(crate) mod native;
 
 use std::fs;
-use std::net::{SocketAddr, TcpStream};
+use std::net::SocketAddr;
 use std::path::Path;
-use std::process::{Child, Stdio};
+use std::process::Stdio;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use hyper::{Response, Uri, Version};
@@ -21,7 +20,7 @@ use rustls::crypto::{CryptoProvider, aws_lc_rs};
 use rustls::pki_types::PrivatePkcs8KeyDer;
 use rustls::{ClientConfig, NamedGroup, RootCertStore, ServerConfig};
 use tfo_http::{ConnInfo, Reason, is_connect_error};
-use tfo_lab::test::need;
+use tfo_lab::test::{Program, need};
 use tfo_lab::{Flow, Host};
 use tokio_rustls::TlsAcceptor;
 
@@ -70,7 +69,7 @@ pub(crate) fn rustls_to_tokio_rustls_over_http_2<C: Subject>() {
 pub(crate) fn rustls_to_nginx<C: Subject>() {
     let stage = Stage::<C>::new();
     let ca = Ca::new();
-    let _server = Process::nginx(&stage.server, stage.addr(), &ca);
+    let _server = nginx(&stage.server, stage.addr(), &ca);
     let response = visit(&stage, rustls_over(stage.watched_any(), ca.client(CLASSICAL)));
     assert_eq!(response.body(), "hello");
     hello_rode(&stage, &response);
@@ -79,7 +78,7 @@ pub(crate) fn rustls_to_nginx<C: Subject>() {
 pub(crate) fn rustls_to_openssl<C: Subject>() {
     let stage = Stage::<C>::new();
     let ca = Ca::new();
-    let _server = Process::openssl(&stage.server, stage.addr(), &ca);
+    let _server = openssl(&stage.server, stage.addr(), &ca);
     let response = visit(&stage, rustls_over(stage.watched_any(), ca.client(CLASSICAL)));
     assert!(response.body().starts_with(b"<HTML>"), "{response:?}");
     hello_rode(&stage, &response);
@@ -261,68 +260,24 @@ fn provider() -> CryptoProvider {
     aws_lc_rs::default_provider()
 }
 
-/// A server that is a program.
-struct Process {
-    child: Child,
-    _directory: tempfile::TempDir,
+fn nginx(host: &Host, addr: SocketAddr, ca: &Ca) -> Program {
+    let directory = tempfile::tempdir().unwrap();
+    ca.write(directory.path());
+    let served = format!(
+        "listen {addr} ssl fastopen=256; ssl_certificate cert.pem; ssl_certificate_key key.pem;
+         return 200 hello;"
+    );
+    Program::nginx(host, addr, directory, &served)
 }
 
-impl Process {
-    fn nginx(host: &Host, addr: SocketAddr, ca: &Ca) -> Self {
-        let directory = tempfile::tempdir().unwrap();
-        ca.write(directory.path());
-        let config = directory.path().join("nginx.conf");
-        fs::write(&config, nginx_config(directory.path(), addr)).unwrap();
-        let command = host.command(need("nginx"));
-        let child = command.arg("-p").arg(directory.path()).arg("-c").arg(&config).spawn().unwrap();
-        Self { child, _directory: directory }.ready(host, addr)
-    }
-
-    /// It does not know of TCP Fast Open: the sysctl gives it to every listener.
-    fn openssl(host: &Host, addr: SocketAddr, ca: &Ca) -> Self {
-        host.set_sysctl("net.ipv4.tcp_fastopen", 0x403).unwrap();
-        let directory = tempfile::tempdir().unwrap();
-        ca.write(directory.path());
-        let port = addr.port().to_string();
-        let args =
-            ["s_server", "-4", "-accept", &port, "-cert", "cert.pem", "-key", "key.pem", "-www", "-quiet"];
-        let command = host.command(need("openssl")).args(args).current_dir(directory.path());
-        let child = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
-        Self { child, _directory: directory }.ready(host, addr)
-    }
-
-    /// Asked on the host itself, which is not on the wire.
-    fn ready(self, host: &Host, addr: SocketAddr) -> Self {
-        let deadline = Instant::now() + Duration::from_secs(10);
-        while host.run(|| TcpStream::connect(addr)).is_err() {
-            assert!(Instant::now() < deadline, "it does not listen");
-            std::thread::sleep(Duration::from_millis(10));
-        }
-        self
-    }
-}
-
-impl Drop for Process {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
-
-fn nginx_config(directory: &Path, addr: SocketAddr) -> String {
-    let directory = directory.display();
-    format!(
-        "daemon off; master_process off; pid {directory}/pid; error_log stderr warn;
-         events {{ worker_connections 64; }}
-         http {{
-             access_log off;
-             client_body_temp_path {directory}/b; proxy_temp_path {directory}/p;
-             fastcgi_temp_path {directory}/f; uwsgi_temp_path {directory}/u; scgi_temp_path {directory}/s;
-             server {{
-                 listen {addr} ssl fastopen=256;
-                 ssl_certificate {directory}/cert.pem; ssl_certificate_key {directory}/key.pem;
-                 location / {{ return 200 hello; }}
-             }}
-         }}"
-    )
+/// It does not know of TCP Fast Open: the sysctl gives it to every listener.
+fn openssl(host: &Host, addr: SocketAddr, ca: &Ca) -> Program {
+    host.set_sysctl("net.ipv4.tcp_fastopen", 0x403).unwrap();
+    let directory = tempfile::tempdir().unwrap();
+    ca.write(directory.path());
+    let port = addr.port().to_string();
+    let args = ["s_server", "-4", "-accept", &port, "-cert", "cert.pem", "-key", "key.pem", "-www", "-quiet"];
+    let command = host.command(need("openssl")).args(args).current_dir(directory.path());
+    let command = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+    Program::start(command, host, addr, directory)
 }

@@ -1,7 +1,7 @@
 //! A client, a server, and a path between them that may be hostile.
 #![allow(dead_code, reason = "each test binary uses a part of it")]
 
-use std::io::{self, IoSlice, Read, Write};
+use std::io::{self, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::panic::resume_unwind;
 use std::sync::Arc;
@@ -11,10 +11,10 @@ use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use socket2::{Domain, Socket, Type};
-use tfo_core::{ClientFail, Counters, SynSend, TcpInfo, send_syn, sockopt};
+use tfo_core::{ClientFail, Counters, SynSend, TcpInfo, sockopt};
 use tfo_lab::{Flow, Host, Lab, LabBuilder};
 
-use crate::support::{Accepted, REQUEST, Visit};
+use crate::support::{Accepted, REQUEST, Visit, begin};
 
 /// What the server answers.
 pub(crate) const ANSWER: &[u8] = b"answer";
@@ -203,20 +203,9 @@ impl Went {
 pub(crate) fn went(host: &Host, addr: SocketAddr, request: &[u8], patience: Duration) -> Went {
     host.run(|| {
         let start = Instant::now();
-        let socket = Socket::new(Domain::for_address(addr), Type::STREAM, None).expect("a socket");
-        let sent = send_syn(&socket, &addr, &[IoSlice::new(request)]);
-        let begun = match sent {
-            Ok(SynSend::Data(bytes)) => bytes,
-            Ok(_) => 0,
-            Err(ref error) if error.is_unsupported() => {
-                socket.connect(&addr.into()).expect("an ordinary connection on the same socket");
-                0
-            }
-            Err(ref error) => panic!("{error}: {}", error.io_error()),
-        };
-        let mut stream = TcpStream::from(socket);
+        let (mut stream, sent, rest) = begin(addr, request);
         let local = stream.local_addr().expect("an address");
-        let result = exchange(&mut stream, &request[begun..], patience);
+        let result = exchange(&mut stream, rest, patience);
         let took = start.elapsed();
         let info = TcpInfo::read(&stream).expect("TCP_INFO");
         let (answer, error) = match result {

@@ -99,25 +99,33 @@ pub(crate) fn answer(listener: &TcpListener, until: Until) -> io::Result<Accepte
 /// One visit: the request in the SYN if it may be, else in the ordinary way.
 pub(crate) fn visit(host: &Host, addr: SocketAddr, request: &[u8]) -> Visit {
     host.run(|| {
-        let socket = Socket::new(Domain::for_address(addr), Type::STREAM, None).expect("a socket");
-        let sent = send_syn(&socket, &addr, &[IoSlice::new(request)]);
-        let begun = match sent {
-            Ok(SynSend::Data(bytes)) => bytes,
-            Ok(_) => 0,
-            Err(ref error) if error.is_unsupported() => {
-                socket.connect(&addr.into()).expect("an ordinary connection on the same socket");
-                0
-            }
-            Err(ref error) => panic!("{error}: {}", error.io_error()),
-        };
-        let mut stream = TcpStream::from(socket);
+        let (mut stream, sent, rest) = begin(addr, request);
         stream.set_read_timeout(Some(Duration::from_secs(20))).expect("a timeout");
-        stream.write_all(&request[begun..]).expect("the rest of the request");
+        stream.write_all(rest).expect("the rest of the request");
         let mut answer = Vec::new();
         stream.read_to_end(&mut answer).expect("an answer");
         let info = TcpInfo::read(&stream).expect("TCP_INFO");
         Visit { sent, info, answer }
     })
+}
+
+/// Sends what fits of a request in the SYN if it may be there, and says what `sendmsg` said and what is left.
+pub(crate) fn begin(
+    addr: SocketAddr,
+    request: &[u8],
+) -> (TcpStream, Result<SynSend, tfo_core::Error>, &[u8]) {
+    let socket = Socket::new(Domain::for_address(addr), Type::STREAM, None).expect("a socket");
+    let sent = send_syn(&socket, &addr, &[IoSlice::new(request)]);
+    let begun = match sent {
+        Ok(SynSend::Data(bytes)) => bytes,
+        Ok(_) => 0,
+        Err(ref error) if error.is_unsupported() => {
+            socket.connect(&addr.into()).expect("an ordinary connection on the same socket");
+            0
+        }
+        Err(ref error) => panic!("{error}: {}", error.io_error()),
+    };
+    (TcpStream::from(socket), sent, &request[begun..])
 }
 
 /// The connections on `port` so far, when all is quiet.

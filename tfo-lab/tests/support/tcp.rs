@@ -10,7 +10,7 @@ use hyper::Uri;
 use tfo_core::sockopt;
 use tfo_http::{TfoConnector, TfoStream};
 use tfo_lab::Host;
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, copy_bidirectional};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::oneshot;
 use tower_service::Service as _;
@@ -156,4 +156,35 @@ pub(crate) fn phase(stream: &TfoStream) -> String {
 /// Polls once.
 pub(crate) async fn once<T>(mut poll: impl FnMut(&mut Context<'_>) -> Poll<T>) -> Poll<T> {
     poll_fn(|cx| Poll::Ready(poll(cx))).await
+}
+
+/// RFC 9110 section 9.3.6.
+pub(crate) async fn connect_proxy(mut client: TcpStream) {
+    let mut head = Vec::new();
+    while !head.ends_with(b"\r\n\r\n") {
+        match client.read_u8().await {
+            Ok(byte) => head.push(byte),
+            Err(_) => return,
+        }
+    }
+    let head = String::from_utf8(head).expect("text");
+    let target = head.split(' ').nth(1).expect("a target");
+    let mut server = TcpStream::connect(target).await.expect("a server");
+    client.write_all(b"HTTP/1.1 200 OK\r\n\r\n").await.expect("a client");
+    let _ = copy_bidirectional(&mut client, &mut server).await;
+}
+
+/// RFC 1928, without authentication, for IPv4 addresses.
+pub(crate) async fn socks5_proxy(mut client: TcpStream) {
+    let mut greeting = [0; 3];
+    client.read_exact(&mut greeting).await.expect("a SOCKS client");
+    assert_eq!(greeting, [5, 1, 0]);
+    client.write_all(&[5, 0]).await.expect("a SOCKS client");
+    let mut request = [0; 10];
+    client.read_exact(&mut request).await.expect("a SOCKS client");
+    let [5, 1, 0, 1, a, b, c, d, high, low] = request else { panic!("{request:?}") };
+    let target = SocketAddr::from(([a, b, c, d], u16::from_be_bytes([high, low])));
+    let mut server = TcpStream::connect(target).await.expect("a server");
+    client.write_all(&[5, 0, 0, 1, 0, 0, 0, 0, 0, 0]).await.expect("a SOCKS client");
+    let _ = copy_bidirectional(&mut client, &mut server).await;
 }

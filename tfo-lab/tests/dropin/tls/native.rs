@@ -1,13 +1,13 @@
 //! TLS by `hyper_tls`, that is OpenSSL here.
 
-use super::{Ca, Process, hello_rode, nobody_signed, refused, visit};
+use super::{Ca, hello_rode, nginx, nobody_signed, openssl, refused, visit};
 use crate::stage::{Stage, mirror};
 use crate::support::subject::Subject;
 
 pub(crate) fn to_nginx<C: Subject>() {
     let stage = Stage::<C>::new();
     let ca = Ca::new();
-    let _server = Process::nginx(&stage.server, stage.addr(), &ca);
+    let _server = nginx(&stage.server, stage.addr(), &ca);
     let response = visit(&stage, native_over(stage.watched_any(), &ca));
     assert_eq!(response.body(), "hello");
     hello_rode(&stage, &response);
@@ -16,7 +16,7 @@ pub(crate) fn to_nginx<C: Subject>() {
 pub(crate) fn to_openssl<C: Subject>() {
     let stage = Stage::<C>::new();
     let ca = Ca::new();
-    let _server = Process::openssl(&stage.server, stage.addr(), &ca);
+    let _server = openssl(&stage.server, stage.addr(), &ca);
     let response = visit(&stage, native_over(stage.watched_any(), &ca));
     assert!(response.body().starts_with(b"<HTML>"), "{response:?}");
     hello_rode(&stage, &response);
@@ -37,11 +37,11 @@ pub(crate) fn to_tokio_rustls<C: Subject>() {
 
 /// Found out inside of the connect, which therefore is what failed.
 pub(crate) fn a_certificate_that_nobody_signed<C: Subject>() {
-    nobody_signed::<C, _>(|connector, other| native_over(connector, other));
+    nobody_signed::<C, _>(native_over);
 }
 
 pub(crate) fn refused_behind_tls<C: Subject>() {
-    refused::<C, _>(|connector, ca| native_over(connector, ca));
+    refused::<C, _>(native_over);
 }
 
 fn native_over<T>(connector: T, ca: &Ca) -> hyper_tls::HttpsConnector<T> {
