@@ -16,7 +16,8 @@ use tokio::time::{Sleep, sleep_until};
 use super::delivery::{Action, Delivery, Event, Id, Stage};
 use super::evidence::{self, Syn};
 use super::parking::Lot;
-use super::trip::{Trip, Unguarded};
+use super::probe::Probe;
+use super::trip::Trip;
 use crate::config::{Config, begin_plain};
 use crate::error::{ConnectError, ConnectErrorKind};
 use crate::path;
@@ -35,6 +36,8 @@ pub(super) struct Attempts {
     /// How an attempt that was established has ended.
     broken: Option<(io::Error, Option<TcpInfo>)>,
     timer: Option<Pin<Box<Sleep>>>,
+    /// What the first attempt's peer was asked.
+    probe: Option<Probe>,
     /// Whether nothing comes behind the flight.
     shut_down: bool,
     trip: Trip,
@@ -78,8 +81,6 @@ pub(super) struct Won {
     pub(super) flight: Vec<u8>,
     pub(super) tcp_info: Option<TcpInfo>,
     pub(super) hedged: bool,
-    /// It is a ride whose answer nobody has waited for.
-    pub(super) unguarded: Option<Box<Unguarded>>,
     /// `None`: it is the first attempt. Else what the first attempt came to.
     pub(super) instead_of: Option<FirstAttempt>,
 }
@@ -120,6 +121,7 @@ impl Attempts {
             first_error,
             broken,
             timer,
+            probe: None,
             shut_down,
             trip,
             lot,
@@ -161,6 +163,15 @@ impl Attempts {
         done
     }
 
+    /// The application has more to send: who has the flight is the connection, although no answer has
+    /// come, and nothing is sent twice any more.
+    pub(super) fn go_on(&mut self, config: &Config) -> Option<Delivered> {
+        match self.delivery.on(Event::Continued, Instant::now()) {
+            Action::Win(id) => Some(self.won(id, config)),
+            _ => None,
+        }
+    }
+
     /// Ready when one attempt is the connection, or none will be.
     pub(super) fn poll(&mut self, cx: &mut Context<'_>, config: &Config) -> Poll<Delivered> {
         loop {
@@ -187,11 +198,19 @@ impl Attempts {
                         self.carry(id);
                         None
                     }
+                    Action::Probe => {
+                        self.probe = self.first.stream.as_ref().and_then(|stream| Probe::begin(stream).ok());
+                        None
+                    }
+                    Action::SeeProbe => Some(self.see_probe()),
                     Action::Win(id) => return Poll::Ready(self.won(id, config)),
                     Action::GiveUp { maybe_executed } => return Poll::Ready(self.lost(maybe_executed)),
                     Action::TimeOut => match self.late_handshake() {
                         Some(late) => Some(late),
                         None => {
+                            if self.probe.is_some() {
+                                self.tell(path::Event::SilentAfterHandshake);
+                            }
                             let error = ConnectError::bare(ConnectErrorKind::TimedOut).at(self.first.address);
                             let maybe_executed = self.delivery.must_not_repeat();
                             let error = if maybe_executed { error.maybe_executed_too() } else { error };
@@ -204,6 +223,13 @@ impl Attempts {
                     None => break,
                 };
             }
+        }
+    }
+
+    fn see_probe(&mut self) -> Event {
+        match (&self.probe, &self.first.stream) {
+            (Some(probe), Some(stream)) if !probe.is_answered(stream) => Event::ProbeUnanswered,
+            _ => Event::ProbeAnswered,
         }
     }
 
@@ -228,7 +254,7 @@ impl Attempts {
             Event::Established { id: 0, .. } if self.trip.is_proven() => self.tell(path::Event::Acked),
             Event::Established { id: 0, .. } | Event::Failed { id: 0 } => self.trip.answered(),
             // On a path that is not proven, a ride counts when its answer is there.
-            Event::Answered { id: 0 } if with_data => self.tell(path::Event::Acked),
+            Event::Answered { id: 0 } if with_data && !self.trip.is_proven() => self.tell(path::Event::Acked),
             _ => {}
         }
     }
@@ -331,8 +357,9 @@ impl Attempts {
             _ => {}
         }
         let hedged = self.delivery.hedged();
-        let rides = id == 0 && self.trip.is_proven() && self.delivery.carries_data();
-        let unguarded = rides.then(|| Box::new(self.trip.unguarded()));
+        if let (Some(probe), Some(stream)) = (self.probe.take(), &self.first.stream) {
+            probe.end(stream);
+        }
         let flight = std::mem::take(&mut self.flight);
         let winner = self.attempt(id).and_then(|attempt| {
             let tcp_info = attempt.tcp_info();
@@ -346,7 +373,7 @@ impl Attempts {
         self.park();
         match winner {
             Some((stream, address, sent, tcp_info)) => {
-                let won = Won { stream, address, sent, flight, tcp_info, hedged, unguarded, instead_of };
+                let won = Won { stream, address, sent, flight, tcp_info, hedged, instead_of };
                 Delivered::Won(Box::new(won))
             }
             None => self.lost(false),
@@ -380,8 +407,17 @@ impl Attempts {
     }
 }
 
+/// Who gives up a ride whose answer is overdue on a path that has carried some has seen something: the
+/// next one is guarded.
 impl Drop for Attempts {
     fn drop(&mut self) {
+        if self.delivery.is_watched()
+            && self.delivery.is_guard_over(Instant::now())
+            && let Some(stream) = &self.first.stream
+            && TcpInfo::read(stream).is_ok_and(|tcp_info| tcp_info.bytes_received() == Some(0))
+        {
+            self.tell(path::Event::Abandoned);
+        }
         self.park();
     }
 }
