@@ -15,12 +15,15 @@ use support::http::{Runtime, run};
 use support::tcp::{GET, TcpServer, dial, fetch_cookie};
 use tfo_http::path::{PathSnapshot, PathState};
 use tfo_http::{ConnInfo, SynData, SynOutcome, TfoConnector, connect_error};
-use tfo_lab::{BlackholeAnswers, Flow, Lab, Packet, Record, Verdict, lab_tests};
+use tfo_lab::{BlackholeAnswers, DropSynData, Flow, Lab, Packet, Record, Verdict, lab_tests};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
 const RTT: Duration = Duration::from_millis(20);
 const MS: Duration = Duration::from_millis(1);
 const POST: &[u8] = b"POST / HTTP/1.1\r\nHost: server\r\nContent-Length: 4\r\n\r\nbody";
+/// Half of a request.
+const PUT: &[u8] = b"PUT / HTTP/1.1\r\nHost: server\r\nContent-Length: 8\r\n\r\nbody";
+const REST: &[u8] = b"rest";
 const ANSWER: &[u8] = b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello";
 
 lab_tests! {
@@ -97,6 +100,27 @@ lab_tests! {
         assert_eq!((scene.executed(), visit.outcome()), (1, SynOutcome::SynDataAcked), "{flow}");
     }
 
+    /// Half a request is answered by nobody: its rest must not wait for that, nor be sent behind two halves.
+    fn a_body_that_comes_later_is_not_kept_back() {
+        for dropped in [false, true] {
+            // On a path that is not known, on one that is, and on one where the SYN was lost.
+            let scene = Scene::new(SynData::IdempotentMethods);
+            let first = scene.visit_in_parts(PUT, REST);
+            assert_eq!((first.answer, scene.executed(), first.outcome()), (Ok(()), 1, SynOutcome::SynDataAcked));
+            assert!(first.alone().syn().payload() == PUT && first.took < 2000 * MS, "{first:?}");
+            scene.visit(GET);
+            scene.clear();
+            if dropped {
+                scene.lab.middlebox(DropSynData::new());
+            }
+            let second = scene.visit_in_parts(PUT, REST);
+            assert_eq!((second.answer, scene.executed()), (Ok(()), 1), "{second:?}");
+            let flows = if dropped { 2 } else { 1 };
+            assert!(second.flows.len() == flows && second.took < 2000 * MS, "{second:?}");
+            assert!(second.flows.iter().all(|flow| probes(flow) == 0), "{second:?}");
+        }
+    }
+
     fn a_post_that_rode_is_never_repeated_and_its_caller_is_told() {
         // On a path that is known, and on one that is not.
         for warm in [true, false] {
@@ -163,8 +187,11 @@ impl Scene {
         let server = TcpServer::start(&host, addr, move |mut stream| {
             let (delay, executed) = shared.clone();
             async move {
-                if !matches!(stream.read(&mut [0; 1000]).await, Ok(1..)) {
-                    return;
+                let mut request = Vec::new();
+                while request.is_empty() || request.starts_with(PUT) && !request.ends_with(REST) {
+                    if !matches!(stream.read_buf(&mut request).await, Ok(1..)) {
+                        return;
+                    }
                 }
                 executed.fetch_add(1, Ordering::SeqCst);
                 tokio::time::sleep(Duration::from_millis(delay.load(Ordering::SeqCst))).await;
@@ -189,6 +216,11 @@ impl Scene {
     }
 
     fn visit(&self, request: &'static [u8]) -> Visit {
+        self.visit_in_parts(request, b"")
+    }
+
+    /// The second part is written a moment after the first was flushed.
+    fn visit_in_parts(&self, request: &'static [u8], rest: &'static [u8]) -> Visit {
         let (tap, begun) = (self.lab.tap(), Instant::now());
         assert!(tap.wait_quiet(20 * MS, 1000 * MS));
         tap.clear();
@@ -198,6 +230,10 @@ impl Scene {
             let answer = async {
                 stream.write_all(request).await?;
                 stream.flush().await?;
+                if !rest.is_empty() {
+                    tokio::time::sleep(5 * MS).await;
+                    stream.write_all(rest).await?;
+                }
                 let mut answer = vec![0; ANSWER.len()];
                 stream.read_exact(&mut answer).await?;
                 assert_eq!(answer, ANSWER);

@@ -204,7 +204,14 @@ impl Attempts {
                     }
                     Action::SeeProbe => Some(self.see_probe()),
                     Action::Win(id) => return Poll::Ready(self.won(id, config)),
-                    Action::GiveUp { maybe_executed } => return Poll::Ready(self.lost(maybe_executed)),
+                    Action::GiveUp { maybe_executed } => {
+                        // Whether a plain SYN would have been taken is not tried; but every one that must not
+                        // be repeated would fail here.
+                        if maybe_executed {
+                            self.tell(path::Event::Refused);
+                        }
+                        return Poll::Ready(self.lost(maybe_executed));
+                    }
                     Action::TimeOut => match self.late_handshake() {
                         Some(late) => Some(late),
                         None => {

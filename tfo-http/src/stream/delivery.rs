@@ -5,6 +5,9 @@
 //! be one plain attempt to the same address (the hedge), and one to each further address
 //! (RFC 8305). What has been sent once is sent again only if it is [repeatable](Plan::repeatable).
 //!
+//! Where the path is known to carry answers, or the flight must not be repeated, a missing answer is no
+//! reason to do anything before the [peer's kernel](Probe) has been asked: the server may be slow.
+//!
 //! What may follow what, over all plans: `Taken` and `NotTaken` are the first attempt's handshake,
 //! `Joined` is that of another.
 //!
