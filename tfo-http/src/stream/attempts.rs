@@ -276,11 +276,13 @@ impl Attempts {
     fn poll_event(&mut self, cx: &mut Context<'_>) -> Option<Event> {
         for id in 0..=self.more.len() {
             let flight = &self.flight[..self.early];
+            // Who would only be asked is believed without another system call.
+            let looks = !self.delivery.is_watched();
             let attempt = match id {
                 0 => &mut self.first,
                 _ => self.more.get_mut(id - 1)?,
             };
-            match attempt.poll(id, flight, cx) {
+            match attempt.poll(id, flight, looks, cx) {
                 Ok(Some(event)) => return Some(event),
                 Ok(None) => {}
                 Err(error) => {
@@ -439,12 +441,18 @@ impl Attempt {
     }
 
     /// What has happened to this attempt.
-    fn poll(&mut self, id: Id, flight: &[u8], cx: &mut Context<'_>) -> io::Result<Option<Event>> {
+    fn poll(
+        &mut self,
+        id: Id,
+        flight: &[u8],
+        looks: bool,
+        cx: &mut Context<'_>,
+    ) -> io::Result<Option<Event>> {
         let Some(stream) = &mut self.stream else { return Ok(None) };
         let polled = match self.progress {
             Progress::Connecting => super::poll_established(stream, cx).map_ok(Some),
             Progress::Idle(_) => return Ok(None),
-            Progress::Carrying(_) => poll_answer(stream, flight, &mut self.sent, cx).map_ok(|()| None),
+            Progress::Carrying(_) => poll_answer(stream, flight, &mut self.sent, looks, cx).map_ok(|()| None),
         };
         match polled {
             Poll::Pending => Ok(None),
@@ -465,11 +473,13 @@ impl Attempt {
     }
 }
 
-/// Sends what is left of the flight; ready when a byte of the answer, or its end, can be read.
+/// Sends what is left of the flight; ready when a byte of the answer, or its end, can be read: as the
+/// kernel `looks`, or as the reactor has it.
 fn poll_answer(
     stream: &mut TcpStream,
     flight: &[u8],
     sent: &mut usize,
+    looks: bool,
     cx: &mut Context<'_>,
 ) -> Poll<io::Result<()>> {
     while *sent < flight.len() {
@@ -480,6 +490,9 @@ fn poll_answer(
     }
     loop {
         std::task::ready!(stream.poll_read_ready(cx))?;
+        if !looks {
+            return Poll::Ready(Ok(()));
+        }
         match peek(stream, &mut [0]) {
             Ok(_) => return Poll::Ready(Ok(())),
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
