@@ -142,6 +142,12 @@ impl TcpInfo {
         self.u32(24)
     }
 
+    /// How long ago the peer last acked something, a keepalive probe too; in the kernel's ticks, so 1 to
+    /// 10 ms too short or too long. A repeated SYN-ACK does not count.
+    pub fn last_ack_recv(&self) -> Option<Duration> {
+        self.u32(56).map(|millis| Duration::from_millis(millis.into()))
+    }
+
     /// Bytes that the peer acked. Linux 4.1.
     pub fn bytes_acked(&self) -> Option<u64> {
         self.u64(120)

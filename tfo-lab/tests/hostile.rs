@@ -19,7 +19,7 @@ use std::time::{Duration, Instant};
 
 use hyper_util::client::legacy::connect::dns::Name;
 use support::oracle;
-use support::paths::{KINDS, Kind, Net, Plain, ROWS, RTT, Row, UNMENDED};
+use support::paths::{KINDS, Kind, Net, Plain, ROWS, RTT, Row};
 use support::report::{at_once, full, section};
 use support::tcp::{GET, dial, once};
 use support::visits::{Visit, fetch_cookie, on_client, visit, visits};
@@ -128,20 +128,6 @@ lab_tests! {
         assert!(rides.get(5).is_none_or(|probe| *probe - rides[4] >= back_off), "{rides:?}\n{memory}\n{}", tap.ladder());
     }
 
-    /// When this fails, the path belongs to the others.
-    fn not_mended_a_path_that_carried_rides_and_blackholes_answers_loses_a_request() {
-        let mut net = Net::new(&UNMENDED, false, 7413);
-        fetch_cookie(&net);
-        net.turn();
-        let visits: Vec<_> = on_client(&net.lab.host("client"), |runtime| {
-            let connector = TfoConnector::new();
-            let one = |number: usize| runtime.block_on(visit(&net, &connector, &KINDS[0], &number.to_string()));
-            (0..3).map(one).collect()
-        });
-        assert!(visits[0].result.is_ok() && visits[1].result.is_ok(), "{visits:?}");
-        assert!(visits[2].result.is_err(), "mended: move the row to the others: {:?}", visits[2]);
-    }
-
     /// A closed socket would answer it with RST, and each such child holds a server slot for a minute.
     fn losers_never_answer_a_late_syn_ack_with_rst() {
         let net = Net::new(&ROWS[0], false, 7413);
@@ -239,7 +225,8 @@ impl Completed {
         // What is claimed to have ridden was in the SYN, and nothing else was.
         let flows = tap.flows();
         for visit in &visits {
-            let info = visit.info.as_ref().unwrap();
+            // Where a plain SYN was refused there is none.
+            let Some(info) = &visit.info else { continue };
             let data: usize = visit.flows(&flows).iter().map(|flow| flow.syn().payload().len()).sum();
             assert!(
                 kind.syn_data != SynData::SafeMethods || kind.method == hyper::Method::GET || data == 0,
@@ -281,10 +268,10 @@ impl Completed {
                 self.ladder
             ));
         }
-        let most = 2 * self.row.rtt + HEDGE.max(self.row.rtt * 3 / 2) + MACHINE;
+        let most = 2 * self.row.rtt + HEDGE.max(self.row.rtt * 3 / 2).max(self.row.asks) + MACHINE;
         let took = self.visits.iter().filter_map(|visit| visit.took(&self.flows)).max();
         match took {
-            Some(took) if took > most && self.row.plain == Plain::Well => {
+            Some(took) if took > most && self.row.plain == Plain::Well && !self.kind.may_fail() => {
                 Err(format!("{what}: {took:?}\n{}", self.ladder))
             }
             _ => Ok(()),

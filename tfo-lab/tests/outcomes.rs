@@ -21,7 +21,7 @@ use support::report::at_once;
 use support::tcp::dial;
 use support::visits::{Visit, fetch_cookie, on_client, visit};
 use tfo_core::Counters;
-use tfo_http::{ConnectError, Hedge, SynData, TfoConnector, TfoStream};
+use tfo_http::{ConnectError, Hedge, Ride, SynData, TfoConnector, TfoStream};
 use tfo_http_server::{AcceptOutcome, PlainReason};
 use tfo_lab::{Flow, Host, Packet, Verdict, lab_tests};
 use tower_service::Service;
@@ -123,6 +123,10 @@ fn situations() -> Vec<Situation> {
             ..named("switched off by the caller", GOOD)
         },
         Situation {
+            set_up: |connector| connector.set_syn_data(SynData::rule(|_| Ride::No)),
+            ..named("a rule of the caller's says no", GOOD)
+        },
+        Situation {
             last: |net| net.lab.host("client").set_fastopen(2).unwrap(),
             ..named("no TCP Fast Open for clients here", GOOD)
         },
@@ -222,7 +226,14 @@ fn nothing_sent() -> Line {
     let info = on_client(&net.lab.host("client"), |runtime| {
         runtime.block_on(async { dial(&TfoConnector::new(), net.addr).await.conn_info().clone() })
     });
-    let visit = Visit { path: String::new(), info: Some(info), result: Ok(()), begun, ended: tap.now() };
+    let visit = Visit {
+        path: String::new(),
+        info: Some(info),
+        result: Ok(()),
+        maybe_executed: false,
+        begun,
+        ended: tap.now(),
+    };
     let nothing = || "–".to_owned();
     Line {
         situation: "connected, and no request".to_owned(),
@@ -345,7 +356,8 @@ What each observer says of TCP Fast Open, situation by situation: a request thro
 client, on a path of the lab, on Linux. `tfo-lab/tests/outcomes.rs` measures it and fails when a line is no longer so;
 `UPDATE=1 TFO_LAB=require cargo test -p tfo-lab --test outcomes` writes it anew. `hostile.rs` takes it as its oracle.
 
-- **request**: `GET`, a GET that does not fit into a SYN (`big GET`), `POST`.
+- **request**: `GET`, a GET that does not fit into a SYN (`big GET`), `POST`,
+  and a POST under `SynData::DangerEverything` (`danger POST`).
 - **client**: `ConnInfo`'s `SynOutcome`, and its `Reason` in brackets, when the answer is there.
 - **server**: the `AcceptOutcome` of each connection on which the request was handled; *gated* if bytes were
   withheld until the handshake was complete. `–`: it was not handled.

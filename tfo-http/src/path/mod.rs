@@ -244,13 +244,6 @@ impl Ticket {
         self.rtt
     }
 
-    /// The same, with nothing reserved: to tell of its connection later.
-    pub(crate) fn spent(&self) -> Self {
-        let Self { path, network, serial, advice, proven, doubtful, rtt, struck, .. } = *self;
-        let (reserved, token, canary) = (false, false, false);
-        Self { path, network, serial, advice, proven, doubtful, rtt, struck, reserved, token, canary }
-    }
-
     /// What was asked for.
     pub fn path(&self) -> &Path {
         &self.path

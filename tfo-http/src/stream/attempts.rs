@@ -16,7 +16,8 @@ use tokio::time::{Sleep, sleep_until};
 use super::delivery::{Action, Delivery, Event, Id, Stage};
 use super::evidence::{self, Syn};
 use super::parking::Lot;
-use super::trip::{Trip, Unguarded};
+use super::probe::Probe;
+use super::trip::Trip;
 use crate::config::{Config, begin_plain};
 use crate::error::{ConnectError, ConnectErrorKind};
 use crate::path;
@@ -35,6 +36,8 @@ pub(super) struct Attempts {
     /// How an attempt that was established has ended.
     broken: Option<(io::Error, Option<TcpInfo>)>,
     timer: Option<Pin<Box<Sleep>>>,
+    /// What the first attempt's peer was asked.
+    probe: Option<Probe>,
     /// Whether nothing comes behind the flight.
     shut_down: bool,
     trip: Trip,
@@ -78,8 +81,6 @@ pub(super) struct Won {
     pub(super) flight: Vec<u8>,
     pub(super) tcp_info: Option<TcpInfo>,
     pub(super) hedged: bool,
-    /// It is a ride whose answer nobody has waited for.
-    pub(super) unguarded: Option<Box<Unguarded>>,
     /// `None`: it is the first attempt. Else what the first attempt came to.
     pub(super) instead_of: Option<FirstAttempt>,
 }
@@ -120,6 +121,7 @@ impl Attempts {
             first_error,
             broken,
             timer,
+            probe: None,
             shut_down,
             trip,
             lot,
@@ -161,6 +163,15 @@ impl Attempts {
         done
     }
 
+    /// The application has more to send: who has the flight is the connection, although no answer has
+    /// come, and nothing is sent twice any more.
+    pub(super) fn go_on(&mut self, config: &Config) -> Option<Delivered> {
+        match self.delivery.on(Event::Continued, Instant::now()) {
+            Action::Win(id) => Some(self.won(id, config)),
+            _ => None,
+        }
+    }
+
     /// Ready when one attempt is the connection, or none will be.
     pub(super) fn poll(&mut self, cx: &mut Context<'_>, config: &Config) -> Poll<Delivered> {
         loop {
@@ -187,11 +198,26 @@ impl Attempts {
                         self.carry(id);
                         None
                     }
+                    Action::Probe => {
+                        self.probe = self.first.stream.as_ref().and_then(|stream| Probe::begin(stream).ok());
+                        None
+                    }
+                    Action::SeeProbe => Some(self.see_probe()),
                     Action::Win(id) => return Poll::Ready(self.won(id, config)),
-                    Action::GiveUp { maybe_executed } => return Poll::Ready(self.lost(maybe_executed)),
+                    Action::GiveUp { maybe_executed } => {
+                        // Whether a plain SYN would have been taken is not tried; but every one that must not
+                        // be repeated would fail here.
+                        if maybe_executed {
+                            self.tell(path::Event::Refused);
+                        }
+                        return Poll::Ready(self.lost(maybe_executed));
+                    }
                     Action::TimeOut => match self.late_handshake() {
                         Some(late) => Some(late),
                         None => {
+                            if self.probe.is_some() {
+                                self.tell(path::Event::SilentAfterHandshake);
+                            }
                             let error = ConnectError::bare(ConnectErrorKind::TimedOut).at(self.first.address);
                             let maybe_executed = self.delivery.must_not_repeat();
                             let error = if maybe_executed { error.maybe_executed_too() } else { error };
@@ -204,6 +230,13 @@ impl Attempts {
                     None => break,
                 };
             }
+        }
+    }
+
+    fn see_probe(&mut self) -> Event {
+        match (&self.probe, &self.first.stream) {
+            (Some(probe), Some(stream)) if !probe.is_answered(stream) => Event::ProbeUnanswered,
+            _ => Event::ProbeAnswered,
         }
     }
 
@@ -228,7 +261,7 @@ impl Attempts {
             Event::Established { id: 0, .. } if self.trip.is_proven() => self.tell(path::Event::Acked),
             Event::Established { id: 0, .. } | Event::Failed { id: 0 } => self.trip.answered(),
             // On a path that is not proven, a ride counts when its answer is there.
-            Event::Answered { id: 0 } if with_data => self.tell(path::Event::Acked),
+            Event::Answered { id: 0 } if with_data && !self.trip.is_proven() => self.tell(path::Event::Acked),
             _ => {}
         }
     }
@@ -243,11 +276,13 @@ impl Attempts {
     fn poll_event(&mut self, cx: &mut Context<'_>) -> Option<Event> {
         for id in 0..=self.more.len() {
             let flight = &self.flight[..self.early];
+            // Who would only be asked is believed without another system call.
+            let looks = !self.delivery.is_watched();
             let attempt = match id {
                 0 => &mut self.first,
                 _ => self.more.get_mut(id - 1)?,
             };
-            match attempt.poll(id, flight, cx) {
+            match attempt.poll(id, flight, looks, cx) {
                 Ok(Some(event)) => return Some(event),
                 Ok(None) => {}
                 Err(error) => {
@@ -331,8 +366,9 @@ impl Attempts {
             _ => {}
         }
         let hedged = self.delivery.hedged();
-        let rides = id == 0 && self.trip.is_proven() && self.delivery.carries_data();
-        let unguarded = rides.then(|| Box::new(self.trip.unguarded()));
+        if let (Some(probe), Some(stream)) = (self.probe.take(), &self.first.stream) {
+            probe.end(stream);
+        }
         let flight = std::mem::take(&mut self.flight);
         let winner = self.attempt(id).and_then(|attempt| {
             let tcp_info = attempt.tcp_info();
@@ -346,7 +382,7 @@ impl Attempts {
         self.park();
         match winner {
             Some((stream, address, sent, tcp_info)) => {
-                let won = Won { stream, address, sent, flight, tcp_info, hedged, unguarded, instead_of };
+                let won = Won { stream, address, sent, flight, tcp_info, hedged, instead_of };
                 Delivered::Won(Box::new(won))
             }
             None => self.lost(false),
@@ -380,8 +416,17 @@ impl Attempts {
     }
 }
 
+/// Who gives up a ride whose answer is overdue on a path that has carried some has seen something: the
+/// next one is guarded.
 impl Drop for Attempts {
     fn drop(&mut self) {
+        if self.delivery.is_watched()
+            && self.delivery.is_guard_over(Instant::now())
+            && let Some(stream) = &self.first.stream
+            && TcpInfo::read(stream).is_ok_and(|tcp_info| tcp_info.bytes_received() == Some(0))
+        {
+            self.tell(path::Event::Abandoned);
+        }
         self.park();
     }
 }
@@ -396,12 +441,18 @@ impl Attempt {
     }
 
     /// What has happened to this attempt.
-    fn poll(&mut self, id: Id, flight: &[u8], cx: &mut Context<'_>) -> io::Result<Option<Event>> {
+    fn poll(
+        &mut self,
+        id: Id,
+        flight: &[u8],
+        looks: bool,
+        cx: &mut Context<'_>,
+    ) -> io::Result<Option<Event>> {
         let Some(stream) = &mut self.stream else { return Ok(None) };
         let polled = match self.progress {
             Progress::Connecting => super::poll_established(stream, cx).map_ok(Some),
             Progress::Idle(_) => return Ok(None),
-            Progress::Carrying(_) => poll_answer(stream, flight, &mut self.sent, cx).map_ok(|()| None),
+            Progress::Carrying(_) => poll_answer(stream, flight, &mut self.sent, looks, cx).map_ok(|()| None),
         };
         match polled {
             Poll::Pending => Ok(None),
@@ -422,11 +473,13 @@ impl Attempt {
     }
 }
 
-/// Sends what is left of the flight; ready when a byte of the answer, or its end, can be read.
+/// Sends what is left of the flight; ready when a byte of the answer, or its end, can be read: as the
+/// kernel `looks`, or as the reactor has it.
 fn poll_answer(
     stream: &mut TcpStream,
     flight: &[u8],
     sent: &mut usize,
+    looks: bool,
     cx: &mut Context<'_>,
 ) -> Poll<io::Result<()>> {
     while *sent < flight.len() {
@@ -437,6 +490,9 @@ fn poll_answer(
     }
     loop {
         std::task::ready!(stream.poll_read_ready(cx))?;
+        if !looks {
+            return Poll::Ready(Ok(()));
+        }
         match peek(stream, &mut [0]) {
             Ok(_) => return Poll::Ready(Ok(())),
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {

@@ -5,6 +5,9 @@
 //! be one plain attempt to the same address (the hedge), and one to each further address
 //! (RFC 8305). What has been sent once is sent again only if it is [repeatable](Plan::repeatable).
 //!
+//! Where the path is known to carry answers, or the flight must not be repeated, a missing answer is no
+//! reason to do anything before the [peer's kernel](Probe) has been asked: the server may be slow.
+//!
 //! What may follow what, over all plans: `Taken` and `NotTaken` are the first attempt's handshake,
 //! `Joined` is that of another.
 //!
@@ -21,7 +24,7 @@ pub(super) struct Plan {
     pub(super) first: Cargo,
     /// Whether this side may send the flight a second time: the server may process it twice.
     pub(super) repeatable: bool,
-    /// Whether the path has carried a ride and its answer before: then no guard is needed.
+    /// Whether the path has carried a ride and its answer before: then the guard only asks.
     pub(super) capable: bool,
     /// When an answer to the first SYN is due.
     pub(super) due: Duration,
@@ -29,12 +32,28 @@ pub(super) struct Plan {
     pub(super) hedge: Option<Duration>,
     /// How long after the SYN a taken first flight may stay unanswered on a path that is not capable.
     pub(super) guard: Option<Duration>,
+    /// Where the flight is not sent again when the guard's time is over, because the server may only be
+    /// slow or must not get it twice: when the peer's kernel is asked instead.
+    pub(super) probe: Option<Probe>,
     /// How long an address may keep quiet before the next is tried beside it.
     pub(super) next_address: Option<Duration>,
     /// How long all of it may take until a handshake is complete.
     pub(super) patience: Option<Duration>,
     /// Further addresses.
     pub(super) others: usize,
+}
+
+/// A question to the peer's kernel, which answers whatever the server does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Probe {
+    /// How long after the handshake a taken first flight may stay unanswered before it is asked.
+    pub(super) after: Duration,
+    /// How long it has to answer.
+    pub(super) within: Duration,
+    /// After this time it is asked again.
+    pub(super) interval: Duration,
+    /// How often it is asked at most.
+    pub(super) times: u8,
 }
 
 /// What an attempt's SYN was.
@@ -59,6 +78,12 @@ pub(super) enum Event {
     Answered { id: Id },
     /// An attempt is over.
     Failed { id: Id },
+    /// The peer's kernel has been heard on the first attempt since it was asked.
+    ProbeAnswered,
+    /// It has not.
+    ProbeUnanswered,
+    /// The application has more to send than the flight, without which no answer may come.
+    Continued,
     /// Time has passed.
     Timer,
 }
@@ -74,6 +99,10 @@ pub(super) enum Action {
     Hedge,
     /// Begin an attempt to the next address; it gets the next free [`Id`].
     NextAddress,
+    /// Ask the peer's kernel on the first attempt whether it is there, again and again.
+    Probe,
+    /// See whether it has answered: [`Event::ProbeAnswered`] or [`Event::ProbeUnanswered`].
+    SeeProbe,
     /// Send the whole flight on this attempt, and wait for an answer on all that have it.
     Send(Id),
     /// This attempt is the connection; all others are to be parked. Whatever of the flight it does
@@ -82,7 +111,8 @@ pub(super) enum Action {
     /// Nothing is left to try: tell the error. `maybe_executed`: the flight was in a SYN, must not be
     /// sent again, and nobody knows what became of it.
     GiveUp { maybe_executed: bool },
-    /// Nothing answered within the patience.
+    /// Nothing answered within the patience; or there is a connection and the path swallows what comes
+    /// back, and the flight must not be sent again.
     TimeOut,
 }
 
@@ -129,6 +159,12 @@ pub(super) struct Delivery {
     due_at: Option<Instant>,
     hedge_at: Option<Instant>,
     guard_at: Option<Instant>,
+    /// When the peer's kernel is to be asked.
+    probe_at: Option<Instant>,
+    /// When it is to have answered.
+    verdict_at: Option<Instant>,
+    /// How often it has not.
+    unheard: u8,
     next_address_at: Option<Instant>,
     give_up_at: Option<Instant>,
 }
@@ -150,6 +186,9 @@ impl Delivery {
             due_at: after(Some(plan.due)).filter(|_| plan.first != Cargo::Nothing),
             hedge_at: after(plan.hedge).filter(|_| free && plan.first != Cargo::Nothing),
             guard_at: after(plan.guard).filter(|_| free && data && !plan.capable),
+            probe_at: None,
+            verdict_at: None,
+            unheard: 0,
             next_address_at: after(plan.next_address).filter(|_| free && plan.others > 0),
             give_up_at: after(plan.patience),
             plan,
@@ -159,20 +198,23 @@ impl Delivery {
     /// What is to be done about an event.
     pub(super) fn on(&mut self, event: Event, now: Instant) -> Action {
         match event {
-            Event::Established { id, taken } => self.established(id, taken),
+            Event::Established { id, taken } => self.established(id, taken, now),
             Event::Answered { id } if self.state(id) == State::Carrying => Action::Win(id),
             Event::Answered { .. } => Action::Wait,
             Event::Failed { id } => self.failed(id),
+            Event::ProbeAnswered if self.is_watched() => Action::Win(0),
+            Event::ProbeUnanswered if self.is_watched() => self.unheard(now),
+            Event::ProbeAnswered | Event::ProbeUnanswered => Action::Wait,
+            Event::Continued => self.last_carrying().map_or(Action::Wait, Action::Win),
             Event::Timer => self.timer(now),
         }
     }
 
     /// When [`Event::Timer`] is due.
     pub(super) fn wake_at(&self) -> Option<Instant> {
-        [self.due_at, self.hedge_at, self.guard_at, self.next_address_at, self.give_up_at]
-            .into_iter()
-            .flatten()
-            .min()
+        let guard = [self.guard_at, self.probe_at, self.verdict_at];
+        let handshake = [self.due_at, self.hedge_at, self.next_address_at, self.give_up_at];
+        guard.into_iter().chain(handshake).flatten().min()
     }
 
     /// Where it stands.
@@ -190,6 +232,12 @@ impl Delivery {
         self.first.cargo == Cargo::Data
     }
 
+    /// Whether the first attempt has the flight, and before anything else is done about a missing answer,
+    /// the peer's kernel is asked.
+    pub(super) fn is_watched(&self) -> bool {
+        self.first.state == State::Carrying && (self.probe_at.is_some() || self.verdict_at.is_some())
+    }
+
     /// Whether the time in which a taken flight is to be answered is over.
     pub(super) fn is_guard_over(&self, now: Instant) -> bool {
         self.plan.guard.and_then(|guard| self.begun.checked_add(guard)).is_some_and(|at| at <= now)
@@ -205,7 +253,7 @@ impl Delivery {
         self.sent && !self.plan.repeatable
     }
 
-    fn established(&mut self, id: Id, taken: bool) -> Action {
+    fn established(&mut self, id: Id, taken: bool, now: Instant) -> Action {
         if self.state(id) != State::Connecting {
             return Action::Wait;
         }
@@ -217,12 +265,16 @@ impl Delivery {
         (self.due_at, self.hedge_at) = (None, None);
         let rivals = self.carrying() > 0;
         // What was not taken has been sent again behind the handshake, by the kernel: an ordinary
-        // connection. What was taken may have fallen into a hole behind it, unless the path is known
-        // or nobody else could deliver it.
+        // connection. What was taken may have fallen into a hole behind it. On a path that is known, or
+        // where nobody else could deliver it, the peer is asked before anything is done about that.
         let hedged = self.more.iter().any(|other| other.state != State::Over);
-        let guarded = taken && !self.plan.capable && (self.guard_at.is_some() || hedged);
+        let asks = self.plan.capable || self.must_not_repeat();
+        let guarded = taken && !asks && (self.guard_at.is_some() || hedged);
+        if taken && asks && !rivals {
+            self.probe_at = self.plan.probe.and_then(|probe| now.checked_add(probe.after));
+        }
         self.set(id, State::Carrying);
-        if rivals || guarded { Action::Wait } else { Action::Win(id) }
+        if rivals || guarded || self.probe_at.is_some() { Action::Wait } else { Action::Win(id) }
     }
 
     /// What an established attempt without the flight is good for.
@@ -230,7 +282,7 @@ impl Delivery {
         let first_may_have_it = self.first.cargo == Cargo::Data && self.first.state != State::Over;
         let elsewhere = self.more.iter().filter(|other| other.state == State::Carrying).count();
         // A first flight that was taken is given the guard's time to be answered.
-        let guarded = self.first.state == State::Carrying && self.guard_at.is_some();
+        let guarded = self.first.state == State::Carrying && self.guard_at.is_some() || self.is_watched();
         match (first_may_have_it, elsewhere) {
             (false, 0) => Action::Win(id),
             (true, 0) if guarded => Action::Wait,
@@ -253,7 +305,7 @@ impl Delivery {
         let established = self.state(id) == State::Carrying;
         self.set(id, State::Over);
         if id == 0 {
-            self.due_at = None;
+            (self.due_at, self.probe_at, self.verdict_at) = (None, None, None);
         }
         if let Some(ready) = self.ready() {
             return self.employ(ready);
@@ -274,6 +326,28 @@ impl Delivery {
         Action::GiveUp { maybe_executed: false }
     }
 
+    /// A probe was not answered. One may be lost; but if all are, what came with the SYN-ACK is all that
+    /// comes, and the path swallows the rest.
+    fn unheard(&mut self, now: Instant) -> Action {
+        self.unheard += 1;
+        let again = self.plan.probe.filter(|probe| self.unheard < probe.times);
+        if let Some(again) = again.and_then(|probe| now.checked_add(probe.interval)) {
+            self.verdict_at = Some(again);
+            return Action::Wait;
+        }
+        (self.probe_at, self.verdict_at) = (None, None);
+        if self.must_not_repeat() { Action::TimeOut } else { self.relieve() }
+    }
+
+    /// Somebody else is to deliver the flight too.
+    fn relieve(&mut self) -> Action {
+        match self.ready() {
+            Some(ready) => self.employ(ready),
+            None if self.hedged => Action::Wait,
+            None => self.hedge(),
+        }
+    }
+
     fn timer(&mut self, now: Instant) -> Action {
         let due = |at: Option<Instant>| at.is_some_and(|at| at <= now);
         if due(self.give_up_at) {
@@ -292,18 +366,26 @@ impl Delivery {
         if due(self.guard_at) {
             self.guard_at = None;
             if self.first.state == State::Carrying {
-                if let Some(ready) = self.ready() {
-                    return self.employ(ready);
-                }
-                if !self.hedged {
-                    return self.hedge();
-                }
+                return self.relieve();
             }
+        }
+        if due(self.probe_at) {
+            self.probe_at = None;
+            self.verdict_at = self.plan.probe.and_then(|probe| now.checked_add(probe.within));
+            return Action::Probe;
+        }
+        if due(self.verdict_at) {
+            return Action::SeeProbe;
         }
         if due(self.next_address_at) {
             return self.next_address(Some(now));
         }
         Action::Wait
+    }
+
+    /// The attempt that got the flight last: that before it was in doubt.
+    fn last_carrying(&self) -> Option<Id> {
+        (0..=self.more.len()).rev().find(|id| self.state(*id) == State::Carrying)
     }
 
     /// An attempt that waits to be employed.

@@ -6,6 +6,7 @@ mod delivery;
 pub(crate) mod evidence;
 pub(crate) mod frames;
 mod parking;
+mod probe;
 mod table;
 mod trip;
 mod wakers;
@@ -42,7 +43,6 @@ use evidence::Syn;
 pub(crate) use parking::{Lot, Parkable};
 use table::{Event, Phase};
 pub(crate) use trip::Trip;
-use trip::Unguarded;
 use wakers::{Side, Wakers};
 
 /// The most bytes that a first flight holds: then it is sent without a flush.
@@ -69,7 +69,6 @@ pub struct TfoStream {
     timer: Option<Pin<Box<Sleep>>>,
     /// When the SYN left, where the time of the answer tells whether it saved anything.
     doubted_since: Option<Instant>,
-    unguarded: Option<Box<Unguarded>>,
     tally: Tally,
 }
 
@@ -111,8 +110,8 @@ impl TfoStream {
 
     fn new(state: State, config: Arc<Config>, info: ConnInfo) -> Self {
         let tally = Tally::new(config.metrics.clone(), info.clone());
-        let (timer, doubted_since, unguarded) = (None, None, None);
-        Self { state, config, info, wakers: Wakers::default(), timer, doubted_since, unguarded, tally }
+        let (timer, doubted_since) = (None, None);
+        Self { state, config, info, wakers: Wakers::default(), timer, doubted_since, tally }
     }
 
     /// What this connection did and what it saved.
@@ -213,6 +212,7 @@ impl TfoStream {
     }
 
     fn plan(&self, syn: Syn, clearance: &Clearance, others: usize, trip: &Trip) -> Plan {
+        let guard = self.config.hedge.guard(trip.rtt());
         let doubtful = trip.is_doubtful() && matches!(syn, Syn::WithData { .. });
         Plan {
             first: match syn {
@@ -224,7 +224,15 @@ impl TfoStream {
             capable: trip.is_proven(),
             due: trip.due(),
             hedge: self.config.hedge_delay(trip.due(), doubtful),
-            guard: self.config.hedge.guard(trip.rtt()),
+            guard,
+            // What is kept back until there is a connection waits for a handshake, not for an answer.
+            probe: guard.filter(|_| clearance.stop.is_none()).map(|guard| delivery::Probe {
+                after: guard.max(probe::INTERVAL),
+                within: trip.due(),
+                interval: probe::INTERVAL,
+                // To lose a request is worse than to send it twice.
+                times: if clearance.repeatable { 2 } else { 5 },
+            }),
             next_address: self.config.happy_eyeballs_timeout,
             patience: self.config.connect_timeout,
             others,
@@ -292,8 +300,26 @@ impl TfoStream {
         self.wakers.wait(side, cx.waker());
         let waker = self.wakers.all();
         let State::Delivering(attempts) = &mut self.state else { return Poll::Ready(()) };
+        let delivered = ready!(attempts.poll(&mut Context::from_waker(&waker), &self.config));
+        self.delivered(delivered, side);
+        Poll::Ready(())
+    }
+
+    /// Who writes on had not written all of its request: the rest is not to wait for an answer. With
+    /// HTTP/2 one comes in any case, the server's settings.
+    fn go_on(&mut self) {
+        if let State::Delivering(attempts) = &mut self.state
+            && !cork::is_http2(&attempts.flight)
+            && let Some(delivered) = attempts.go_on(&self.config)
+        {
+            self.delivered(delivered, Side::Write);
+        }
+    }
+
+    fn delivered(&mut self, delivered: Delivered, side: Side) {
+        let State::Delivering(attempts) = &self.state else { return };
         let syn = attempts.syn;
-        match ready!(attempts.poll(&mut Context::from_waker(&waker), &self.config)) {
+        match delivered {
             Delivered::Lost(error) => self.fail(Phase::Delivering, error, side),
             Delivered::Broken(error, tcp_info) => {
                 evidence::note(tcp_info.as_deref(), &self.info, syn);
@@ -307,8 +333,7 @@ impl TfoStream {
                 if self.doubted_since.is_none() {
                     self.tally.settle();
                 }
-                let Won { stream, sent, flight, unguarded, .. } = *won;
-                self.unguarded = unguarded;
+                let Won { stream, sent, flight, .. } = *won;
                 if sent < flight.len() {
                     let draining = State::Draining { stream, flight, sent };
                     self.go(Phase::Delivering, Event::WonWithRest, draining);
@@ -318,7 +343,6 @@ impl TfoStream {
                 self.wakers.wake_other(side);
             }
         }
-        Poll::Ready(())
     }
 
     /// Ready when the first flight is in the kernel, or will never be.
@@ -474,7 +498,10 @@ impl AsyncWrite for TfoStream {
                 return Poll::Ready(Ok(taken));
             }
         }
-        ready!(this.poll_open(cx, Side::Write))?;
+        if this.poll_open(cx, Side::Write)?.is_pending() {
+            this.go_on();
+            ready!(this.poll_open(cx, Side::Write))?;
+        }
         match &mut this.state {
             State::Open(stream) => Pin::new(stream).poll_write_vectored(cx, slices),
             _ => Poll::Ready(Err(io::ErrorKind::BrokenPipe.into())),
@@ -564,14 +591,6 @@ impl fmt::Debug for State {
         match self {
             Self::Delivering(attempts) => attempts.stage().fmt(f),
             other => other.phase().fmt(f),
-        }
-    }
-}
-
-impl Drop for TfoStream {
-    fn drop(&mut self) {
-        if let (State::Open(stream), Some(ride)) = (&self.state, self.unguarded.take()) {
-            ride.end(stream, self.config.hedge.guard(None));
         }
     }
 }

@@ -3,9 +3,6 @@
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
-use tfo_core::TcpInfo;
-use tokio::net::TcpStream;
-
 use crate::config::{Config, answer_due};
 use crate::path::{Advice, Event, Path, PathMemory, Ticket};
 
@@ -98,12 +95,6 @@ impl Trip {
         self.ticket.is_proven()
     }
 
-    /// A ride that has arrived, to be told of when its connection ends.
-    pub(crate) fn unguarded(&self) -> Unguarded {
-        let (memory, ticket, asked) = (self.memory.clone(), self.ticket.spent(), self.asked);
-        Unguarded { trip: Self { memory, ticket, told: true, asked, waiting: None }, since: Instant::now() }
-    }
-
     /// Tells what became of the SYN.
     pub(crate) fn tell(&mut self, event: Event) {
         self.told = true;
@@ -120,25 +111,6 @@ fn path(config: &Config, address: &SocketAddr) -> Path {
         path = path.with_interface(interface);
     }
     path
-}
-
-/// A ride on a path that is known to carry rides and their answers. Nobody guards it, so a path that
-/// begins to swallow answers shows only when the connection is given up: the next ride is guarded.
-#[derive(Debug)]
-pub(crate) struct Unguarded {
-    trip: Trip,
-    since: Instant,
-}
-
-impl Unguarded {
-    /// The connection is given up, `guard` after the SYN or sooner.
-    pub(crate) fn end(mut self, stream: &TcpStream, guard: Option<Duration>) {
-        if guard.is_some_and(|guard| self.since.elapsed() > guard)
-            && TcpInfo::read(stream).is_ok_and(|tcp_info| tcp_info.bytes_received() == Some(0))
-        {
-            self.trip.tell(Event::Abandoned);
-        }
-    }
 }
 
 /// A place that is not given back would keep others from the path. Who gives up a SYN later than an

@@ -31,10 +31,11 @@ pub(crate) struct Kind {
     pub(crate) executed: RangeInclusive<usize>,
 }
 
-pub(crate) static KINDS: [Kind; 3] = [
+pub(crate) static KINDS: [Kind; 4] = [
     kind("GET", Method::GET, "", 1, SynData::SafeMethods, 1..=2),
     kind("big GET", Method::GET, "", 3000, SynData::SafeMethods, 1..=2),
     kind("POST", Method::POST, "body", 1, SynData::SafeMethods, 1..=1),
+    kind("danger POST", Method::POST, "body", 1, SynData::DangerEverything, 0..=1),
 ];
 
 const fn kind(
@@ -49,6 +50,12 @@ const fn kind(
 }
 
 impl Kind {
+    /// Whether it may fail where plain TCP completes it, if it is said that it may have been executed; and take
+    /// the kernel's time: nothing is sent twice.
+    pub(crate) fn may_fail(&self) -> bool {
+        self.syn_data == SynData::DangerEverything
+    }
+
     pub(crate) fn connector(&self) -> TfoConnector {
         let mut connector = TfoConnector::new();
         connector.set_syn_data(self.syn_data.clone());
@@ -74,6 +81,8 @@ pub(crate) struct Row {
     pub(crate) slow: usize,
     pub(crate) rtt: Duration,
     pub(crate) plain: Plain,
+    /// How long a request may take because the peer's kernel is asked whether it is there.
+    pub(crate) asks: Duration,
     /// It is hostile from the first visit on: there is no cookie yet.
     pub(crate) cold: bool,
     /// Chance or time has a say: `docs/outcomes.md` has no line for it.
@@ -88,7 +97,19 @@ pub(crate) struct Row {
 
 const fn row(name: &'static str, slow: usize, turn: fn(&mut Net)) -> Row {
     let plain = Plain::Well;
-    Row { name, slow, rtt: RTT, plain, cold: false, random: false, turn, before: |_, _| {}, changes: false }
+    let asks = Duration::ZERO;
+    Row {
+        name,
+        slow,
+        rtt: RTT,
+        plain,
+        asks,
+        cold: false,
+        random: false,
+        turn,
+        before: |_, _| {},
+        changes: false,
+    }
 }
 
 impl Row {
@@ -104,6 +125,11 @@ impl Row {
 
     const fn plain(mut self, plain: Plain) -> Self {
         self.plain = plain;
+        self
+    }
+
+    const fn asks(mut self, asks: Duration) -> Self {
+        self.asks = asks;
         self
     }
 
@@ -229,6 +255,12 @@ pub(crate) static ROWS: &[Row] = &[
         drop(net.lab.middlebox(AfterFastOpen::connections(2, DropSynData::new())));
     })
     .random(),
+    row("answers blackholed after two rides", CAPABLE, |net| {
+        drop(net.lab.middlebox(AfterFastOpen::connections(2, BlackholeAnswers::new())));
+    })
+    .random()
+    // Who is known to answer is asked twice before.
+    .asks(Duration::from_millis(2500)),
     row("the client blackholed for a while", 3, |net| {
         drop(net.lab.middlebox(BlackholeClient::new().per_pair().lasting(400 * MS)));
     })
@@ -237,13 +269,6 @@ pub(crate) static ROWS: &[Row] = &[
     // The round-trip time is not known before, so two are hedged: the hedge's silence counts, although they ride.
     row("a round trip of 600 ms", 2, |_| {}).rtt(Duration::from_millis(600)).random(),
 ];
-
-/// Not yet as it has to be: on a path that was Capable there is no guard behind the handshake, so a request
-/// that plain TCP completes is lost. `hostile.rs` says when that is mended: then it belongs to the others.
-pub(crate) static UNMENDED: Row = row("answers blackholed after two rides", CAPABLE, |net| {
-    drop(net.lab.middlebox(AfterFastOpen::connections(2, BlackholeAnswers::new())));
-})
-.random();
 
 /// A network of a client and two servers, which have seen what has come to them.
 pub(crate) struct Net {

@@ -10,6 +10,7 @@ fn plan(first: Cargo) -> Plan {
         due: 100 * MS,
         hedge: Some(100 * MS),
         guard: Some(300 * MS),
+        probe: None,
         next_address: None,
         patience: None,
         others: 0,
@@ -41,13 +42,63 @@ fn established(id: Id) -> Event {
     Event::Established { id, taken: true }
 }
 
-use Event::{Answered, Failed, Timer};
+use Event::{Answered, Continued, Failed, ProbeAnswered, ProbeUnanswered, Timer};
+
+/// On a path that has carried rides and their answers.
+fn capable() -> Plan {
+    let probe = Some(Probe { after: 1000 * MS, within: 100 * MS, interval: 1000 * MS, times: 2 });
+    Plan { capable: true, probe, ..plan(Cargo::Data) }
+}
 
 #[test]
-fn on_a_capable_path_the_syn_ack_is_enough() {
-    let mut run = Run::of(Plan { capable: true, ..plan(Cargo::Data) });
+fn on_a_capable_path_the_peer_is_asked_before_anything_is_repeated() {
+    let mut run = Run::of(capable());
     assert_eq!(run.wake_at(), Some(100 * MS));
+    assert_eq!(run.at(40, established(0)), Action::Wait);
+    assert_eq!((run.delivery.stage(), run.wake_at()), (Stage::Guarded, Some(1040 * MS)));
+    assert_eq!(run.at(1000, Timer), Action::Wait, "no guard");
+    let mut answered = Run { delivery: run.delivery.clone(), begun: run.begun };
+    assert_eq!(answered.at(900, Answered { id: 0 }), Action::Win(0));
+    assert_eq!((run.at(1040, Timer), run.wake_at()), (Action::Probe, Some(1140 * MS)));
+    assert_eq!(run.at(1140, Timer), Action::SeeProbe);
+    assert_eq!((run.at(1140, ProbeUnanswered), run.wake_at()), (Action::Wait, Some(2140 * MS)));
+    assert_eq!(run.at(2139, Timer), Action::Wait);
+    assert_eq!(run.at(2140, Timer), Action::SeeProbe);
+    let mut slow = Run { delivery: run.delivery.clone(), begun: run.begun };
+    assert_eq!(slow.at(2140, ProbeAnswered), Action::Win(0), "the server is slow");
+    assert_eq!(run.at(2140, ProbeUnanswered), Action::Hedge);
+    assert_eq!((run.delivery.stage(), run.wake_at()), (Stage::Racing, None));
+    assert_eq!(run.at(2180, established(1)), Action::Send(1));
+    assert_eq!(run.at(2220, Answered { id: 1 }), Action::Win(1));
+    // Where nobody may ask, the SYN-ACK is enough.
+    let mut run = Run::of(Plan { probe: None, ..capable() });
     assert_eq!(run.at(40, established(0)), Action::Win(0));
+}
+
+#[test]
+fn a_probe_has_no_say_once_the_attempt_is_over_or_has_not_begun() {
+    let mut run = Run::of(capable());
+    assert_eq!(run.at(20, ProbeUnanswered), Action::Wait);
+    assert_eq!(run.at(40, established(0)), Action::Wait);
+    assert_eq!(run.at(60, Failed { id: 0 }), Action::GiveUp { maybe_executed: false });
+    assert_eq!((run.at(2200, Timer), run.wake_at()), (Action::Wait, None));
+    assert_eq!(run.at(2200, ProbeAnswered), Action::Wait);
+}
+
+#[test]
+fn who_writes_on_waits_for_no_answer() {
+    for plan in [capable(), plan(Cargo::Data)] {
+        let mut run = Run::of(plan);
+        assert_eq!(run.at(20, Continued), Action::Wait, "nobody has it yet");
+        assert_eq!(run.at(40, established(0)), Action::Wait);
+        assert_eq!(run.at(50, Continued), Action::Win(0));
+    }
+    // Two have the beginning: the first is in doubt.
+    let mut run = Run::of(plan(Cargo::Data));
+    assert_eq!(run.at(40, established(0)), Action::Wait);
+    assert_eq!(run.at(300, Timer), Action::Hedge);
+    assert_eq!(run.at(340, established(1)), Action::Send(1));
+    assert_eq!(run.at(340, Continued), Action::Win(1));
 }
 
 #[test]
@@ -74,10 +125,16 @@ fn silence_is_hedged_once_and_the_first_answer_wins() {
 }
 
 #[test]
-fn a_late_syn_ack_before_the_hedge_is_there_wins() {
-    let mut run = Run::of(Plan { capable: true, ..plan(Cargo::Data) });
+fn a_late_syn_ack_before_the_hedge_is_there_is_the_only_one_to_carry() {
+    let mut run = Run::of(capable());
     assert_eq!(run.at(100, Timer), Action::Hedge);
-    assert_eq!(run.at(120, established(0)), Action::Win(0));
+    assert_eq!(run.at(120, established(0)), Action::Wait);
+    assert_eq!(run.at(140, established(1)), Action::Wait, "the peer is asked before");
+    let mut run_on = Run { delivery: run.delivery.clone(), begun: run.begun };
+    assert_eq!(run.at(160, Answered { id: 0 }), Action::Win(0));
+    assert_eq!((run_on.at(1120, Timer), run_on.at(1220, Timer)), (Action::Probe, Action::SeeProbe));
+    assert_eq!(run_on.at(1220, ProbeUnanswered), Action::Wait);
+    assert_eq!(run_on.at(2220, ProbeUnanswered), Action::Send(1));
 }
 
 #[test]
@@ -195,11 +252,15 @@ fn a_flight_that_must_not_be_sent_again_is_bound_to_its_attempt() {
     assert_eq!(run.at(500, Timer), Action::Silent);
     assert_eq!(run.at(500, Timer), Action::Wait);
     assert_eq!(run.at(900, Timer), Action::TimeOut);
-    // An answered SYN is the connection, taken or not; nobody guards.
-    for taken in [true, false] {
-        let mut run = Run::of(bound);
-        assert_eq!(run.at(40, Event::Established { id: 0, taken }), Action::Win(0));
-    }
+    // What was not taken has gone behind an ordinary handshake.
+    let mut run = Run::of(bound);
+    assert_eq!(run.at(40, Event::Established { id: 0, taken: false }), Action::Win(0));
+    // What was taken is asked after, and given up if there is a hole; nothing joins it.
+    let mut run = Run::of(Plan { probe: capable().probe, ..bound });
+    assert_eq!(run.at(40, established(0)), Action::Wait);
+    assert_eq!((run.at(1040, Timer), run.at(1140, Timer)), (Action::Probe, Action::SeeProbe));
+    assert_eq!(run.at(1140, ProbeUnanswered), Action::Wait);
+    assert_eq!(run.at(2140, ProbeUnanswered), Action::TimeOut);
 }
 
 mod sequences;

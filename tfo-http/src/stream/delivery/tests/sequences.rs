@@ -8,19 +8,26 @@ fn plans() -> impl Strategy<Value = Plan> {
     let delay = || prop::option::of((0_u32..400).prop_map(|millis| millis * MS));
     let cargo = prop_oneof![3 => Just(Cargo::Data), 1 => Just(Cargo::Option), 1 => Just(Cargo::Nothing)];
     let flags = any::<(bool, bool)>();
-    (cargo, flags, 0_u32..400, delay(), delay(), delay(), delay(), 0_usize..4).prop_map(
-        |(first, (repeatable, capable), due, hedge, guard, next_address, patience, others)| Plan {
-            first,
-            repeatable,
-            capable,
-            due: due * MS,
-            hedge,
-            guard,
-            next_address,
-            patience,
-            others,
-        },
-    )
+    let probe = (0_u32..400, 0_u32..400, 0_u32..400, 0_u8..5).prop_map(|(after, within, interval, times)| {
+        Probe { after: after * MS, within: within * MS, interval: interval * MS, times }
+    });
+    (cargo, flags, 0_u32..400, delay(), (delay(), prop::option::of(probe)), delay(), delay(), 0_usize..4)
+        .prop_map(
+            |(first, (repeatable, capable), due, hedge, (guard, probe), next_address, patience, others)| {
+                Plan {
+                    first,
+                    repeatable,
+                    capable,
+                    due: due * MS,
+                    hedge,
+                    guard,
+                    probe,
+                    next_address,
+                    patience,
+                    others,
+                }
+            },
+        )
 }
 
 /// What happens next, and how the clock has moved: a little on, at once to the timer, far ahead, or
@@ -37,6 +44,8 @@ fn steps() -> impl Strategy<Value = Vec<(Clock, Event)>> {
             3 => Just(Event::Established { id, taken }),
             1 => Just(Answered { id }),
             2 => Just(Failed { id }),
+            1 => Just(if taken { ProbeAnswered } else { ProbeUnanswered }),
+            1 => Just(Continued),
             4 => Just(Timer),
         ]
     });
@@ -60,6 +69,10 @@ struct World {
     attempts: usize,
     hedges: usize,
     silences: usize,
+    probes: usize,
+    /// Whether the probe is looked at now.
+    seen: bool,
+    swallowed: bool,
     /// Attempts that the flight was sent on.
     carriers: Vec<usize>,
     established: [bool; 8],
@@ -79,6 +92,9 @@ impl World {
             attempts: 1,
             hedges: 0,
             silences: 0,
+            probes: 0,
+            seen: false,
+            swallowed: false,
             carriers: if plan.first == Cargo::Data { vec![0] } else { Vec::new() },
             established: [false; 8],
             over: [false; 8],
@@ -105,7 +121,8 @@ impl World {
                 id < self.attempts && !self.over[id] && self.established[id] && self.carriers.contains(&id)
             }
             Failed { id } => id < self.attempts && !self.over[id],
-            Timer => true,
+            ProbeAnswered | ProbeUnanswered => self.seen,
+            Continued | Timer => true,
         }
     }
 
@@ -113,9 +130,11 @@ impl World {
         match event {
             Event::Established { id, .. } => self.established[id] = true,
             Failed { id } => self.over[id] = true,
-            Answered { .. } | Timer => {}
+            ProbeUnanswered => self.swallowed = true,
+            Answered { .. } | ProbeAnswered | Continued | Timer => {}
         }
         let plan = self.plan;
+        self.seen = false;
         match self.delivery.on(event, self.now) {
             Action::Wait => {}
             Action::Silent => {
@@ -125,6 +144,13 @@ impl World {
             }
             Action::Hedge => (self.hedges, self.attempts) = (self.hedges + 1, self.attempts + 1),
             Action::NextAddress => self.attempts += 1,
+            action @ (Action::Probe | Action::SeeProbe) => {
+                let others = self.carriers.iter().any(|id| *id != 0 && !self.over[*id]);
+                prop_assert!(self.established[0] && !self.over[0] && !others);
+                prop_assert!(plan.capable || !plan.repeatable, "the guard does it");
+                self.seen = action == Action::SeeProbe;
+                self.probes += usize::from(!self.seen);
+            }
             Action::Send(id) => {
                 prop_assert!(id < self.attempts && self.established[id] && !self.over[id]);
                 prop_assert!(!self.carriers.contains(&id), "it has it");
@@ -148,15 +174,18 @@ impl World {
             }
             Action::TimeOut => {
                 let patience = plan.patience;
-                prop_assert!(patience.is_some_and(|patience| self.latest >= self.begun + patience));
-                prop_assert!(!self.established.contains(&true), "only handshakes have a deadline");
+                let late = patience.is_some_and(|patience| self.latest >= self.begun + patience);
+                let late = late && !self.established.contains(&true);
+                prop_assert!(late || self.swallowed && !plan.repeatable, "only handshakes have a deadline");
                 self.ended = true;
             }
         }
         let live: Vec<_> = self.carriers.iter().filter(|id| !self.over[**id]).collect();
         prop_assert!(live.len() <= 2, "two at a time at most: {:?}", live);
         prop_assert!(plan.repeatable || plan.first != Cargo::Data || self.carriers == [0], "sent twice");
-        prop_assert!(self.hedges <= 1 && self.silences <= 1 && self.attempts <= 2 + plan.others);
+        prop_assert!(
+            self.hedges <= 1 && self.silences <= 1 && self.probes <= 1 && self.attempts <= 2 + plan.others
+        );
         Ok(())
     }
 }
@@ -183,7 +212,8 @@ proptest! {
                 break;
             }
             world.pass(Clock::ToTimer);
-            world.happen(Timer)?;
+            // Who is asked to look answers.
+            world.happen(if world.seen { ProbeUnanswered } else { Timer })?;
         }
         prop_assert!(world.ended || world.delivery.wake_at().is_none(), "a timer that never ends");
         if let (Some(_), false) = (plan.patience, world.established.contains(&true)) {

@@ -6,8 +6,18 @@ use super::*;
 use crate::matrix;
 
 const FROM: [&str; 3] = ["SynSent", "Guarded", "Racing"];
-const EVENTS: [&str; 6] = ["Taken", "NotTaken", "Joined", "Answered", "Failed", "Timer"];
-const DEPTH: u32 = 5;
+const EVENTS: [&str; 9] = [
+    "Taken",
+    "NotTaken",
+    "Joined",
+    "Answered",
+    "Failed",
+    "ProbeAnswered",
+    "ProbeUnanswered",
+    "Continued",
+    "Timer",
+];
+const DEPTH: u32 = 7;
 
 type Ways = BTreeSet<(String, &'static str, String)>;
 
@@ -18,6 +28,8 @@ struct Walk {
     now: Instant,
     /// Of each attempt, whether its handshake is complete, and whether it has the flight.
     attempts: Vec<(bool, bool)>,
+    /// The probe is to be looked at.
+    seen: bool,
 }
 
 impl Walk {
@@ -41,6 +53,11 @@ impl Walk {
                 (true, _) => {}
             }
         }
+        if self.seen {
+            // Nothing comes between.
+            return vec![("ProbeAnswered", ProbeAnswered), ("ProbeUnanswered", ProbeUnanswered)];
+        }
+        events.push(("Continued", Continued));
         events.extend(self.delivery.wake_at().map(|_| ("Timer", Timer)));
         events
     }
@@ -53,8 +70,10 @@ impl Walk {
         if let Event::Established { id, .. } = event {
             self.attempts[id] = (true, id == 0 && self.delivery.carries_data());
         }
-        match self.delivery.on(event, self.now) {
-            Action::Wait | Action::Silent => {}
+        let action = self.delivery.on(event, self.now);
+        self.seen = action == Action::SeeProbe;
+        match action {
+            Action::Wait | Action::Silent | Action::Probe | Action::SeeProbe => {}
             Action::Hedge | Action::NextAddress => self.attempts.push((false, false)),
             Action::Send(id) => self.attempts[id].1 = true,
             Action::Win(_) => return Err("Won"),
@@ -91,12 +110,13 @@ fn all_ways() -> Ways {
                 due: 2 * MS,
                 hedge: hedges.then_some(2 * MS),
                 guard: hedges.then_some(5 * MS),
+                probe: hedges.then_some(Probe { after: 5 * MS, within: 5 * MS, interval: MS, times: 2 }),
                 next_address: Some(3 * MS),
                 patience: Some(20 * MS),
                 others,
             };
             let attempts = vec![(false, false)];
-            Walk { delivery: Delivery::begin(plan, now), now, attempts }.walk(DEPTH, &mut ways);
+            Walk { delivery: Delivery::begin(plan, now), now, attempts, seen: false }.walk(DEPTH, &mut ways);
         }
     }
     ways
@@ -109,6 +129,6 @@ fn what_follows_what_is_what_is_committed() {
         let to = ways.iter().filter(|way| way.0 == *from && way.1 == *event);
         to.map(|way| way.2.clone()).collect::<Vec<_>>()
     };
-    matrix::check(include_str!("../../stages.txt"), (10, 24), &FROM, &EVENTS, next);
+    matrix::check(include_str!("../../stages.txt"), (16, 24), &FROM, &EVENTS, next);
     matrix::check_picture(include_str!("../../stages.mmd"), &FROM, &EVENTS, next);
 }
