@@ -37,7 +37,8 @@ pub enum ConnectErrorKind {
     Socket,
     /// The handshake failed: refused, unreachable, reset.
     Connect,
-    /// The handshake was not complete within the connect timeout.
+    /// The handshake was not complete within the connect timeout; or nothing comes through behind it,
+    /// and the request must not be sent again.
     TimedOut,
     /// Nothing was written: the SYN goes out with the first write, and none came in time. A protocol
     /// in which the server speaks first needs [`SynData::Never`](crate::SynData::Never).

@@ -36,7 +36,9 @@ pub enum SynData {
     ///
     /// It is not repeated by this side: a refused or silent server is a
     /// [`ConnectError`](crate::ConnectError) with
-    /// [`maybe_executed`](crate::ConnectError::maybe_executed), and no second connection is tried.
+    /// [`maybe_executed`](crate::ConnectError::maybe_executed), and no second connection is tried. So is
+    /// a path that swallows what follows the handshake: a connection on which no answer comes, and whose
+    /// peer's kernel leaves five TCP keepalive probes in five seconds unanswered.
     DangerEverything,
     /// None: no option is set, no cookie asked for. A cookie lets a server recognise a client.
     Never,
