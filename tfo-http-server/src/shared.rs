@@ -41,6 +41,8 @@ pub(crate) struct State {
     pub(crate) proof: Proof,
     /// What the gate made of the SYN's data.
     pub(crate) flight: Option<Flight>,
+    /// Something was withheld from the reader, who does not have it yet.
+    pub(crate) withheld: bool,
     pub(crate) rtt: Option<Duration>,
     /// A second descriptor, registered apart, for those who wait for the proof: an ACK is no event
     /// for a reader whose data is drained, and clearing the stream's write readiness instead would
@@ -89,7 +91,16 @@ impl State {
         if let Proof::Disproven(why) = proof {
             counts.on_disproven(why);
         }
-        Self { socket: Some(socket), proof, flight: None, rtt, watch: None, unproven_since, counts }
+        Self {
+            socket: Some(socket),
+            proof,
+            flight: None,
+            withheld: false,
+            rtt,
+            watch: None,
+            unproven_since,
+            counts,
+        }
     }
 
     pub(crate) fn counts(&self) -> &Arc<Counts> {
@@ -99,6 +110,7 @@ impl State {
     /// Takes note of what the gate made of the SYN's data.
     pub(crate) fn set_flight(&mut self, flight: Flight) {
         self.flight = Some(flight);
+        self.withheld = flight.gated;
         if flight.gated && self.proof == Proof::Pending {
             self.counts.on_gated();
         }

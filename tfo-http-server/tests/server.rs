@@ -433,3 +433,54 @@ async fn bad_settings_are_errors() {
         );
     }
 }
+
+#[tokio::test]
+async fn limits_without_an_end_limit_nothing() {
+    let none = Duration::MAX;
+    let limits = Limits::default().header_timeout(none).idle_timeout(none).write_timeout(none);
+    let builder = Server::builder().limits(limits.body_rate(1, none)).shutdown_deadline(none);
+    for builder in [builder.clone(), builder.workers(1)] {
+        let server = Running::start(builder);
+        let mut stream = server.connect();
+        let answer = spawn_blocking(move || {
+            for part in ["GET /large HTTP/1.1\r\n", "Host: h\r\n\r\n"] {
+                stream.write_all(part.as_bytes()).unwrap();
+                std::thread::sleep(SHORT / 6);
+            }
+            std::thread::sleep(SHORT);
+            for part in
+                ["POST / HTTP/1.1\r\nHost: h\r\nConnection: close\r\nContent-Length: 4\r\n\r\nbo", "dy"]
+            {
+                stream.write_all(part.as_bytes()).unwrap();
+                std::thread::sleep(SHORT / 6);
+            }
+            read_to_end(&mut stream)
+        });
+        let answer = answer.await.unwrap();
+        assert!(answer.ends_with("4 bytes\n"), "{} bytes", answer.len());
+        server.end().await;
+    }
+}
+
+#[tokio::test]
+async fn a_slow_reader_is_not_idle() {
+    let server = Running::start(Server::builder().limits(Limits::default().idle_timeout(SHORT)));
+    let mut stream = server.connect();
+    let read = spawn_blocking(move || {
+        stream.write_all(b"GET /large HTTP/1.1\r\nHost: h\r\nConnection: keep-alive\r\n\r\n").unwrap();
+        let mut room = vec![0; 1_000_000];
+        let mut all = 0;
+        loop {
+            std::thread::sleep(SHORT / 3);
+            match stream.read(&mut room) {
+                Ok(0) => break,
+                Ok(some) => all += some,
+                Err(error) => return Err((all, error)),
+            }
+        }
+        Ok(all)
+    });
+    let read = read.await.unwrap();
+    assert!(matches!(read, Ok(20_000_000..)), "{read:?} {:?}", server.handle.stats());
+    server.end().await;
+}

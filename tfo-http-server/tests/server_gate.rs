@@ -14,8 +14,8 @@ use hyper::body::Bytes;
 use hyper::service::service_fn;
 use hyper::{Request, Response};
 use support::{GET, PATIENCE, PORT, POST, RawClient, WHILE, lab};
-use tfo_http_server::TfoListener;
 use tfo_http_server::server::{Limits, RequestBody, Server, ServerHandle};
+use tfo_http_server::{ListenerBuilder, TfoListener};
 use tfo_lab::{Lab, Packet, lab_tests};
 
 #[cfg(tfo_fallback)]
@@ -53,6 +53,39 @@ lab_tests! {
         });
     }
 
+    fn what_is_reset_never_runs() {
+        let lab = lab();
+        serve(&lab, false, |seen, handle| {
+            for (port, flight) in [(1, POST.to_vec()), (2, [GET, POST].concat()), (3, support::grpc_call())] {
+                let mut replayed = RawClient::v4(&lab, port);
+                replayed.syn(&flight);
+                wait(|| handle.listener_stats().gate.withheld == 1);
+                replayed.rst();
+                wait(|| handle.listener_stats().gate.reset == u64::from(port));
+                wait(|| handle.open_connections() == 0);
+            }
+            std::thread::sleep(WHILE);
+            assert_eq!(seen(), ["GET 0"]);
+        });
+    }
+
+    fn what_is_behind_a_large_flight_waits_too() {
+        let lab = Lab::builder().fastopen("server", 0x203).mtu(9000).build().unwrap();
+        serve(&lab, false, |seen, handle| {
+            // As much as is read at once; the POST is still in the kernel then.
+            let head = "GET / HTTP/1.1\r\nHost: server\r\nX-Fill: ";
+            let get = format!("{head}{}\r\n\r\n", "x".repeat(4096 - 4 - head.len()));
+            let mut both = RawClient::v4(&lab, 1);
+            both.syn(&[get.as_bytes(), POST].concat());
+            both.wait_for("the answer to the GET", |packet| packet.payload().ends_with(b"done\n"));
+            std::thread::sleep(WHILE);
+            assert_eq!(seen(), ["GET 0"]);
+            assert_eq!(handle.listener_stats().gate.withheld, 1);
+            both.ack(b"");
+            wait(|| seen() == ["GET 0", "POST 4"]);
+        });
+    }
+
     fn without_the_gate_it_would_run() {
         let lab = lab();
         serve(&lab, true, |seen, _| {
@@ -67,7 +100,44 @@ lab_tests! {
         serve(&lab, false, |seen, handle| {
             let mut post = RawClient::v4(&lab, 1);
             post.syn(POST);
-            wait(|| handle.listener_stats().gate.withheld == 1);
+            // No connection without a request, which would have some time for its first.
+            let mut both = RawClient::v4(&lab, 2);
+            both.syn(&[GET, POST].concat());
+            wait(|| handle.listener_stats().gate.withheld == 2 && seen().len() == 1);
+            handle.shutdown();
+            std::thread::sleep(WHILE);
+            assert_eq!(seen(), ["GET 0"]);
+            post.ack(b"");
+            post.wait_for("the answer to the POST", |packet| packet.payload().ends_with(b"done\n"));
+            both.ack(b"");
+            wait(|| seen() == ["GET 0", "POST 4", "POST 4"]);
+        });
+    }
+
+    fn what_is_proven_is_read_before_the_end() {
+        let lab = lab();
+        serve(&lab, false, |seen, handle| {
+            let mut both = RawClient::v4(&lab, 1);
+            both.syn(&[GET, POST].concat());
+            both.wait_for("the answer to the GET", |packet| packet.payload().ends_with(b"done\n"));
+            let mut slow = RawClient::v4(&lab, 2);
+            slow.syn(b"GET /block HTTP/1.1\r\nHost: server\r\n\r\n");
+            wait(|| seen() == ["GET 0", "GET 0"]);
+            // The worker learns of the end before it learns of the ACK.
+            both.ack(b"");
+            handle.shutdown();
+            wait(|| seen() == ["GET 0", "GET 0", "POST 4"]);
+        });
+    }
+
+    fn behind_a_proxy_too() {
+        let lab = lab();
+        let trusting = |listener: ListenerBuilder| listener.proxy_protocol(|_| true);
+        serve_with(&lab, trusting, |seen, handle| {
+            let mut post = RawClient::v4(&lab, 1);
+            post.syn(&[b"PROXY TCP4 192.0.2.1 192.0.2.2 1000 80\r\n", POST].concat());
+            wait(|| handle.listener_stats().limits.in_flight == 1);
+            std::thread::sleep(WHILE);
             handle.shutdown();
             std::thread::sleep(WHILE);
             assert!(seen().is_empty());
@@ -105,23 +175,34 @@ fn wait(until: impl Fn() -> bool) {
     }
 }
 
-/// Runs `work` beside a server with one worker; it is told what has run: method and length of the body.
 fn serve(lab: &Lab, gate_off: bool, work: impl FnOnce(&dyn Fn() -> Vec<String>, &ServerHandle) + Send) {
+    serve_with(lab, |listener| listener.danger_gate_off(gate_off), work);
+}
+
+/// Runs `work` beside a server with one worker; it is told what has run: method and length of the body.
+fn serve_with(
+    lab: &Lab,
+    with: impl FnOnce(ListenerBuilder) -> ListenerBuilder + Send,
+    work: impl FnOnce(&dyn Fn() -> Vec<String>, &ServerHandle) + Send,
+) {
     let seen = Arc::<Mutex<Vec<String>>>::default();
     let noted = Arc::clone(&seen);
     let service = service_fn(move |request: Request<RequestBody>| {
         let noted = Arc::clone(&noted);
         async move {
-            let method = request.method().clone();
+            let (method, blocks) = (request.method().clone(), request.uri().path() == "/block");
             let length = request.into_body().collect().await.unwrap().to_bytes().len();
             noted.lock().unwrap().push(format!("{method} {length}"));
+            if blocks {
+                std::thread::sleep(5 * WHILE);
+            }
             Ok::<_, Infallible>(Response::new(Full::<Bytes>::from("done\n")))
         }
     });
     lab.host("server").run(|| {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         let inside = runtime.enter();
-        let listener = TfoListener::builder().danger_answer_forged_addresses(true).danger_gate_off(gate_off);
+        let listener = with(TfoListener::builder().danger_answer_forged_addresses(true));
         let limits = Limits::default().header_timeout(Duration::from_secs(1));
         let server = Server::builder().listener(listener).limits(limits).workers(1);
         let server = server.bind(([0; 16], PORT).into()).unwrap();

@@ -260,6 +260,15 @@ impl TfoListener {
         self.listener.into_std()
     }
 
+    /// Whether there are accepted connections whose PROXY header is still to come.
+    #[cfg(feature = "server")]
+    pub(crate) fn has_waiting(&self) -> bool {
+        #[cfg(feature = "proxy")]
+        return self.proxies.as_ref().is_some_and(proxy::Proxies::has_waiting);
+        #[cfg(not(feature = "proxy"))]
+        false
+    }
+
     /// Makes a stream of it, unless there are too many.
     fn admit(&self, socket: Socket, remote: SocketAddr) -> Option<AcceptedStream> {
         if !self.counts.enter(self.rules.max_connections) {
@@ -280,7 +289,7 @@ impl TfoListener {
             Standing::Unproven => Proof::Pending,
             Standing::Disproven => Proof::Disproven(Disproven::Reset),
         };
-        let deadline = (proof == Proof::Pending).then(|| from_now(self.rules.gate_deadline));
+        let deadline = (proof == Proof::Pending).then(|| later(Instant::now(), self.rules.gate_deadline));
         self.counts.on_accepted(birth.outcome);
         let state = State::new(socket, proof, rtt, Arc::clone(&self.counts));
         let shared = Shared::new((remote, self.address), birth.outcome, deadline, state);
@@ -346,9 +355,9 @@ fn is_private(ip: IpAddr) -> bool {
 }
 
 /// A deadline, a century hence at most: clocks and timers reach that far.
-fn from_now(duration: Duration) -> Instant {
+pub(crate) fn later(since: Instant, duration: Duration) -> Instant {
     const CENTURY: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
-    Instant::now() + duration.min(CENTURY)
+    since + duration.min(CENTURY)
 }
 
 /// Whether an error of `accept(2)` is one connection's, so that the next may be accepted at once.

@@ -67,6 +67,11 @@ impl Proxies {
         Poll::Pending
     }
 
+    #[cfg(feature = "server")]
+    pub(super) fn has_waiting(&self) -> bool {
+        !self.waiting.lock().unwrap_or_else(PoisonError::into_inner).is_empty()
+    }
+
     /// Keeps a connection from a trusted proxy until its header has come; gives back any other.
     pub(super) fn take(proxies: Option<&Self>, stream: AcceptedStream) -> Option<AcceptedStream> {
         let Some(proxies) = proxies.filter(|it| (it.trust.0)(stream.peer_addr().ip().to_canonical())) else {

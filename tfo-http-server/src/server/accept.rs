@@ -118,6 +118,8 @@ impl<S: HttpService> Acceptor<S> {
                     () = reached(&mut watch, Stage::Ending) => return,
                     accepted = timeout(QUIET, listener.accept()) => match accepted {
                         Ok(accepted) => accepted.map(|(stream, _)| Some(stream)),
+                        // Behind a proxy: what has come is on its way to here.
+                        Err(_) if listener.has_waiting() => continue,
                         Err(_) => return,
                     },
                 },

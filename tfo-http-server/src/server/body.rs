@@ -14,6 +14,7 @@ use tokio::time::{Instant, Sleep, sleep_until};
 
 use super::limits::{Limits, Rate};
 use super::progress::{InFlight, Progress};
+use crate::listener::later;
 
 /// The body of a request, within the [`Limits`] of its size and of its rate.
 ///
@@ -159,8 +160,8 @@ impl Meter {
         let Some(rate) = self.rate else { return Poll::Pending };
         let since = *self.waiting.get_or_insert_with(Instant::now);
         let earned = Duration::from_secs_f64(self.received as f64 / rate.bytes_per_second as f64);
-        let allowed = (rate.grace + earned).saturating_sub(self.waited);
-        let deadline = since + allowed;
+        let allowed = rate.grace.saturating_add(earned).saturating_sub(self.waited);
+        let deadline = later(since, allowed);
         let sleep = self.sleep.get_or_insert_with(|| Box::pin(sleep_until(deadline)));
         if sleep.deadline() != deadline {
             sleep.as_mut().reset(deadline);

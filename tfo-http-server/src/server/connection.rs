@@ -18,8 +18,8 @@ use super::io::Io;
 use super::progress::Progress;
 use super::service::Served;
 use super::stats::one;
+use crate::AcceptedStream;
 use crate::shared::Shared;
-use crate::{AcceptInfo, AcceptedStream};
 
 /// RFC 9113 3.4: what an HTTP/2 connection begins with.
 pub(super) const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
@@ -102,10 +102,10 @@ impl<S: HttpService> Connection<S> {
         }
     }
 
-    /// Whether the gate withholds something of it.
+    /// Whether the gate withholds something of it, or it has not been read since. That it is proven is not
+    /// enough: the kernel knows before the reader does.
     pub(super) fn is_withheld(&self) -> bool {
-        let info = self.stream.upgrade().map(AcceptInfo::new);
-        info.is_some_and(|info| info.was_gated() && !info.is_proven())
+        self.stream.upgrade().is_some_and(|stream| stream.state().withheld)
     }
 
     /// No further request is wanted. One that is under way is answered.

@@ -11,6 +11,7 @@ use command_fds::{CommandFdExt as _, FdMapping};
 use tokio::time::{Instant, sleep};
 
 use super::control::ServerHandle;
+use crate::listener::later;
 
 /// sd_listen_fds(3): the first descriptor that is handed over.
 const FIRST: i32 = 3;
@@ -59,7 +60,7 @@ impl ServerHandle {
         let mut child = successor.spawn().map_err(HandOverError::Start)?;
         // It holds copies of the sockets.
         drop(successor);
-        let deadline = Instant::now() + patience;
+        let deadline = later(Instant::now(), patience);
         loop {
             if is_told(&ready.0) {
                 self.shutdown();

@@ -13,6 +13,7 @@ use tokio::time::{Instant, Sleep, sleep_until};
 use super::progress::Progress;
 use super::stats::one;
 use crate::AcceptedStream;
+use crate::listener::later;
 
 /// RFC 9110 15.5.9: said to whom has begun a request.
 const TOO_LATE: &[u8] = b"HTTP/1.1 408 Request Timeout\r\nconnection: close\r\ncontent-length: 0\r\n\r\n";
@@ -101,15 +102,19 @@ impl Io {
 
     /// Ready, with an error, when the client should have sent something.
     fn poll_late(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        if self.progress.is_busy() || self.progress.is_upgraded() {
+        // A client that is still taking an answer is not idle: the service is done with it, the kernel is not.
+        if self.progress.is_busy() || self.progress.is_upgraded() || self.write_timer.runs() {
             return Poll::Pending;
         }
         self.note_request();
         let limits = &self.progress.context().limits;
         let (deadline, head) = match self.head_since {
-            _ if self.request == 0 => (self.accepted + limits.header_timeout, true),
-            Some(since) if !self.http2 => (since + limits.header_timeout, true),
-            _ => (*self.idle_since.get_or_insert_with(Instant::now) + limits.idle_timeout, false),
+            _ if self.request == 0 => (later(self.accepted, limits.header_timeout), true),
+            Some(since) if !self.http2 => (later(since, limits.header_timeout), true),
+            _ => {
+                let since = *self.idle_since.get_or_insert_with(Instant::now);
+                (later(since, limits.idle_timeout), false)
+            }
         };
         ready!(self.read_timer.poll(deadline, cx));
         // What the gate withholds has come in time; its own deadline holds.
@@ -256,7 +261,11 @@ impl Timer {
     /// So long from the first of these calls on, until it is stopped.
     fn poll_for(&mut self, time: Duration, cx: &mut Context<'_>) -> Poll<()> {
         let since = *self.since.get_or_insert_with(Instant::now);
-        self.poll(since + time, cx)
+        self.poll(later(since, time), cx)
+    }
+
+    fn runs(&self) -> bool {
+        self.since.is_some()
     }
 
     fn stop(&mut self) {

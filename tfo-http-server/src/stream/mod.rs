@@ -177,6 +177,7 @@ impl AsyncRead for AcceptedStream {
         let settled = pending && state.proof != Proof::Pending;
         if unsettled.is_some() && mode.withholds_nothing(&state, &result) {
             *unsettled = None;
+            state.withheld = false;
         }
         drop(state);
         if settled {
