@@ -155,11 +155,25 @@ fn may_repeat(error: &legacy::Error, replay_safe: bool) -> bool {
         return false;
     }
     find::<hyper::Error>(error).is_some_and(|error| {
-        error.is_incomplete_message()
+        is_turned_away(error)
+            || error.is_incomplete_message()
             || error.is_closed()
             || error.is_canceled()
             || find::<io::Error>(error).is_some_and(|error| is_lost(error.kind()))
     })
+}
+
+/// RFC 9113 section 8.7: the server has not begun it. It goes, or has enough to do.
+#[cfg(feature = "http2")]
+fn is_turned_away(error: &hyper::Error) -> bool {
+    let refused = |error: &h2::Error| error.is_reset() && error.reason() == Some(h2::Reason::REFUSED_STREAM);
+    let goes = |error: &h2::Error| error.is_go_away() && error.reason() == Some(h2::Reason::NO_ERROR);
+    find::<h2::Error>(error).is_some_and(|error| error.is_remote() && (refused(error) || goes(error)))
+}
+
+#[cfg(not(feature = "http2"))]
+fn is_turned_away(_: &hyper::Error) -> bool {
+    false
 }
 
 fn is_lost(kind: io::ErrorKind) -> bool {
