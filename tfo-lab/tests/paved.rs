@@ -346,15 +346,20 @@ lab_tests! {
             let error = client.post(&url, "order").await.unwrap_err();
             assert_eq!(error.kind(), ErrorKind::Http, "{error:?}");
             assert!(error.maybe_executed() && !error.is_connect() && error.conn_info().is_some());
+            // A GET with a body may do anything.
+            hello(client.get(&url).await.unwrap()).await;
+            let error = client.request(Request::get(&url).body("order").unwrap()).await.unwrap_err();
+            assert_eq!((error.kind(), error.maybe_executed()), (ErrorKind::Http, true), "{error:?}");
             // Once, not for ever.
             let error = client.get(format!("http://{addr}/never")).await.unwrap_err();
             assert_eq!(error.kind(), ErrorKind::Http, "{error:?}");
         });
         let lines: Vec<_> = web.iter().map(|asked| (asked.line(), asked.connection, asked.place)).collect();
         let once = "GET /once";
-        let expected = [(once, 0, 0), (once, 0, 1), (once, 1, 0), ("POST /once", 1, 1)];
-        assert_eq!(lines[..4], expected);
-        assert_eq!(lines[4..].iter().map(|line| line.0).collect::<Vec<_>>(), ["GET /never"; 2]);
+        let expected =
+            [(once, 0, 0), (once, 0, 1), (once, 1, 0), ("POST /once", 1, 1), (once, 2, 0), (once, 2, 1)];
+        assert_eq!(lines[..6], expected);
+        assert_eq!(lines[6..].iter().map(|line| line.0).collect::<Vec<_>>(), ["GET /never"; 2]);
     }
 
     /// RFC 9113 section 8.7: an HTTP/2 server that goes, or has enough to do.

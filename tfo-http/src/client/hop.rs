@@ -23,7 +23,7 @@ use tower_service::Service;
 use super::Shared;
 use super::dial::Connector;
 use super::error::{Error, ErrorKind, Timeout, find, masked, with_authority};
-use crate::error::{ConnectErrorKind, connect_error};
+use crate::error::{ConnectError, ConnectErrorKind, connect_error};
 use crate::info::ConnInfo;
 
 /// What sends one request after the other, for one request of the caller's.
@@ -144,12 +144,7 @@ impl Hop {
 /// it, or if it may be executed twice. A refusal is an answer, and a timeout was long enough.
 fn may_repeat(error: &legacy::Error, replay_safe: bool) -> bool {
     if let Some(connect) = connect_error(error) {
-        let again = match connect.kind() {
-            ConnectErrorKind::NothingWritten => true,
-            ConnectErrorKind::Connect => is_lost(connect.io_kind()),
-            _ => false,
-        };
-        return again && (replay_safe || !connect.maybe_executed());
+        return may_connect_again(connect, replay_safe);
     }
     if !replay_safe || error.is_connect() {
         return false;
@@ -161,6 +156,15 @@ fn may_repeat(error: &legacy::Error, replay_safe: bool) -> bool {
             || error.is_canceled()
             || find::<io::Error>(error).is_some_and(|error| is_lost(error.kind()))
     })
+}
+
+fn may_connect_again(error: &ConnectError, replay_safe: bool) -> bool {
+    let again = match error.kind() {
+        ConnectErrorKind::NothingWritten => true,
+        ConnectErrorKind::Connect => is_lost(error.io_kind()),
+        _ => false,
+    };
+    again && (replay_safe || !error.maybe_executed())
 }
 
 /// RFC 9113 section 8.7: the server has not begun it. It goes, or has enough to do.
@@ -313,5 +317,17 @@ mod tests {
             let error = url.parse().ok().map(|url| check(&url).unwrap_err());
             assert!(error.is_none_or(|error| error.kind() == ErrorKind::InvalidUrl), "{url}");
         }
+    }
+
+    #[test]
+    fn what_may_have_been_executed_is_not_sent_again() {
+        let lost = |kind: io::ErrorKind| ConnectError::new(ConnectErrorKind::Connect, io::Error::from(kind));
+        let reset = || lost(io::ErrorKind::ConnectionReset);
+        assert!(may_connect_again(&reset(), false) && may_connect_again(&reset(), true));
+        assert!(!may_connect_again(&reset().maybe_executed_too(), false));
+        assert!(may_connect_again(&reset().maybe_executed_too(), true));
+        assert!(!may_connect_again(&lost(io::ErrorKind::ConnectionRefused), true), "an answer");
+        assert!(may_connect_again(&ConnectError::bare(ConnectErrorKind::NothingWritten), false));
+        assert!(!may_connect_again(&ConnectError::bare(ConnectErrorKind::TimedOut), true));
     }
 }
