@@ -6,6 +6,7 @@
 mod support;
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
@@ -15,11 +16,14 @@ use axum::routing::get;
 use hyper::{Request, StatusCode, Version};
 use support::flows;
 use support::http::{RUNTIMES, Runtime, Server, rode, run};
+use support::tcp::TcpServer;
 use support::web::Web;
 use tfo_http::client::{Answer, ClientBuilder, ErrorKind, FinalUrl, NotInSyn, Timeout};
 use tfo_http::{Client, ConnInfo, Reason, SynOutcome};
 use tfo_http_server::{AcceptInfo, TfoListener};
 use tfo_lab::{HoldProof, Lab, Packet, Verdict, lab_tests};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
 
 const RTT: Duration = Duration::from_millis(10);
 const MS: Duration = Duration::from_millis(1);
@@ -342,15 +346,41 @@ lab_tests! {
             let error = client.post(&url, "order").await.unwrap_err();
             assert_eq!(error.kind(), ErrorKind::Http, "{error:?}");
             assert!(error.maybe_executed() && !error.is_connect() && error.conn_info().is_some());
+            // A GET with a body may do anything.
+            hello(client.get(&url).await.unwrap()).await;
+            let error = client.request(Request::get(&url).body("order").unwrap()).await.unwrap_err();
+            assert_eq!((error.kind(), error.maybe_executed()), (ErrorKind::Http, true), "{error:?}");
             // Once, not for ever.
             let error = client.get(format!("http://{addr}/never")).await.unwrap_err();
             assert_eq!(error.kind(), ErrorKind::Http, "{error:?}");
         });
         let lines: Vec<_> = web.iter().map(|asked| (asked.line(), asked.connection, asked.place)).collect();
         let once = "GET /once";
-        let expected = [(once, 0, 0), (once, 0, 1), (once, 1, 0), ("POST /once", 1, 1)];
-        assert_eq!(lines[..4], expected);
-        assert_eq!(lines[4..].iter().map(|line| line.0).collect::<Vec<_>>(), ["GET /never"; 2]);
+        let expected =
+            [(once, 0, 0), (once, 0, 1), (once, 1, 0), ("POST /once", 1, 1), (once, 2, 0), (once, 2, 1)];
+        assert_eq!(lines[..6], expected);
+        assert_eq!(lines[6..].iter().map(|line| line.0).collect::<Vec<_>>(), ["GET /never"; 2]);
+    }
+
+    /// RFC 9113 section 8.7: an HTTP/2 server that goes, or has enough to do.
+    fn what_was_turned_away_is_sent_again_where_that_is_safe() {
+        const GOAWAY: &[u8] = &[0, 0, 8, 7, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
+        const REFUSED: &[u8] = &[0, 0, 4, 3, 0, 0, 0, 0, 1, 0, 0, 0, 7];
+        for (post, answer) in [(false, GOAWAY), (true, GOAWAY), (false, REFUSED), (true, REFUSED)] {
+            let lab = Lab::builder().rtt(RTT).build().unwrap();
+            let (client, host) = (lab.host("client"), lab.host("server"));
+            let (addr, heads) = (host.addr(80), Arc::new(AtomicUsize::new(0)));
+            let count = heads.clone();
+            let _server = TcpServer::start(&host, addr, move |stream| turn_away(stream, answer, count.clone()));
+            run(&client, Runtime::CurrentThread, async move {
+                let client = Client::builder().http2_only(true).no_proxy().build().unwrap();
+                let url = format!("http://{addr}/");
+                let answer = if post { client.post(url, "order").await } else { client.get(url).await };
+                let answer = answer.map(|answer| answer.status()).map_err(|error| error.kind());
+                assert_eq!(answer, if post { Err(ErrorKind::Http) } else { Ok(StatusCode::NO_CONTENT) });
+            });
+            assert_eq!(heads.load(Ordering::Relaxed), if post { 1 } else { 2 });
+        }
     }
 
     fn bad_answers_are_errors_of_their_kind() {
@@ -402,6 +432,23 @@ lab_tests! {
 /// What axum knows of a request: did it come in the SYN, is its connection proven.
 async fn told(method: axum::http::Method, ConnectInfo(info): ConnectInfo<AcceptInfo>) -> String {
     format!("{method} {} {}", info.arrived_in_syn(), info.is_proven())
+}
+
+/// HTTP/2: what the first request of all is answered with; all others get a 204.
+async fn turn_away(mut stream: TcpStream, answer: &'static [u8], heads: Arc<AtomicUsize>) {
+    let (mut preface, mut frame) = ([0; 24], [0; 9]);
+    stream.read_exact(&mut preface).await.unwrap();
+    stream.write_all(&[0, 0, 0, 4, 0, 0, 0, 0, 0]).await.unwrap();
+    while stream.read_exact(&mut frame).await.is_ok() {
+        let length = usize::from(frame[1]) << 8 | usize::from(frame[2]);
+        stream.read_exact(&mut vec![0; length]).await.unwrap();
+        if frame[3] != 1 {
+            continue;
+        }
+        let no_content = [0, 0, 1, 1, 5, 0, 0, 0, frame[8], 0x89];
+        let first = heads.fetch_add(1, Ordering::Relaxed) == 0;
+        stream.write_all(if first { answer } else { &no_content }).await.unwrap();
+    }
 }
 
 fn one_request_a_connection() -> ClientBuilder {

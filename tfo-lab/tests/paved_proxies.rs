@@ -11,7 +11,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use hyper::Version;
+use hyper::{Request, Version};
 use rustls::crypto::{CryptoProvider, aws_lc_rs};
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject as _;
@@ -19,7 +19,7 @@ use support::flows;
 use support::http::{Runtime, run};
 use support::tcp::{TcpServer, connect_proxy, socks5_proxy};
 use support::web::Web;
-use tfo_http::client::{ClientBuilder, Error, ErrorKind, Timeout};
+use tfo_http::client::{ClientBuilder, Error, ErrorKind, NotInSyn, Timeout};
 use tfo_http::{Client, ConnInfo, Reason, SynOutcome};
 use tfo_lab::test::{Program, need};
 use tfo_lab::{HoldProof, Host, Lab, lab_tests};
@@ -76,10 +76,15 @@ lab_tests! {
             for _ in 0..2 {
                 get(&client, "http://elsewhere.test/").await.unwrap();
             }
+            let mut secret = Request::get("http://elsewhere.test/").body("").unwrap();
+            secret.extensions_mut().insert(NotInSyn);
+            client.request(secret).await.unwrap();
         });
-        assert_eq!(web.lines(), ["GET http://elsewhere.test/"; 2]);
-        let rides: Vec<_> = flows(&lab, PROXY).iter().map(|flow| flow.request_delivered_in_syn()).collect();
-        assert_eq!(rides, [false, true]);
+        assert_eq!(web.lines(), ["GET http://elsewhere.test/"; 3]);
+        let flows = flows(&lab, PROXY);
+        let rides: Vec<_> = flows.iter().map(|flow| flow.request_delivered_in_syn()).collect();
+        assert_eq!(rides, [false, true, false]);
+        assert!(flows[2].syn().fast_open().is_none(), "no cookie is shown either");
     }
 
     fn bad_proxies_are_errors_of_their_kind() {

@@ -1,4 +1,5 @@
 use std::env;
+use std::ffi::OsString;
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
@@ -258,15 +259,24 @@ impl<R> fmt::Debug for ClientBuilder<R> {
     }
 }
 
-/// `hyper_util` passes by what it cannot parse, and sends to the origin what was meant for a proxy.
 fn proxies_of_environment() -> Result<Matcher, Error> {
+    check_environment(|name| env::var_os(name))?;
+    Ok(Matcher::from_env())
+}
+
+/// `hyper_util` passes by what it cannot parse, and sends to the origin what was meant for a proxy.
+fn check_environment(variable: impl Fn(&str) -> Option<OsString>) -> Result<(), Error> {
+    // A CGI program's HTTP_PROXY is a header of whoever asks: it is not used, so it may be anything.
+    if variable("REQUEST_METHOD").is_some() {
+        return Ok(());
+    }
     for names in [["ALL_PROXY", "all_proxy"], ["HTTP_PROXY", "http_proxy"], ["HTTPS_PROXY", "https_proxy"]] {
-        let first = names.into_iter().find_map(|name| env::var_os(name).map(|value| (name, value)));
+        let first = names.into_iter().find_map(|name| variable(name).map(|value| (name, value)));
         let Some((name, value)) = first.filter(|(_, value)| !value.is_empty()) else { continue };
         let valid = value.to_str().ok_or_else(not_a_url).and_then(check_proxy);
         valid.map_err(|error| Error::new(ErrorKind::InvalidProxy).because(format!("in {name}: {error}")))?;
     }
-    Ok(Matcher::from_env())
+    Ok(())
 }
 
 fn not_a_url() -> Error {
@@ -322,5 +332,16 @@ mod tests {
         for url in ["http://user:password@proxy:3128", "proxy:3128", "socks5h://proxy"] {
             Client::builder().proxy(url).build().unwrap();
         }
+    }
+
+    #[test]
+    fn a_stranger_cannot_stop_a_cgi_program_by_its_proxy() {
+        let check = |variables: &[(&str, &str)]| {
+            check_environment(|name| variables.iter().find(|v| v.0 == name).map(|v| v.1.into()))
+        };
+        let bad = ("HTTP_PROXY", "not a url");
+        assert_eq!(check(&[bad]).unwrap_err().kind(), ErrorKind::InvalidProxy);
+        check(&[bad, ("REQUEST_METHOD", "GET")]).unwrap();
+        check(&[("HTTP_PROXY", "http://proxy:3128"), ("https_proxy", "")]).unwrap();
     }
 }

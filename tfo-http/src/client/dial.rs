@@ -313,3 +313,20 @@ impl hyper::rt::Write for Routed {
         Pin::new(&mut self.io).poll_shutdown(cx)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_proxy_s_credentials_are_for_what_the_proxy_reads() {
+        let dial: Dial = dial_by(TfoConnector::new());
+        let forwards = |proxy: &str, url: &'static str| {
+            let matcher = Some(Arc::new(Matcher::builder().all(proxy).build()));
+            Proxies { matcher, dial: dial.clone() }.forward(&Uri::from_static(url)).is_some()
+        };
+        assert!(forwards("http://me:secret@proxy:3128", "http://host/"));
+        assert!(!forwards("http://me:secret@proxy:3128", "https://host/"), "through a tunnel");
+        assert!(!forwards("socks5://me:secret@proxy:1080", "http://host/"));
+    }
+}

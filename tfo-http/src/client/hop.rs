@@ -23,7 +23,7 @@ use tower_service::Service;
 use super::Shared;
 use super::dial::Connector;
 use super::error::{Error, ErrorKind, Timeout, find, masked, with_authority};
-use crate::error::{ConnectErrorKind, connect_error};
+use crate::error::{ConnectError, ConnectErrorKind, connect_error};
 use crate::info::ConnInfo;
 
 /// What sends one request after the other, for one request of the caller's.
@@ -144,22 +144,40 @@ impl Hop {
 /// it, or if it may be executed twice. A refusal is an answer, and a timeout was long enough.
 fn may_repeat(error: &legacy::Error, replay_safe: bool) -> bool {
     if let Some(connect) = connect_error(error) {
-        let again = match connect.kind() {
-            ConnectErrorKind::NothingWritten => true,
-            ConnectErrorKind::Connect => is_lost(connect.io_kind()),
-            _ => false,
-        };
-        return again && (replay_safe || !connect.maybe_executed());
+        return may_connect_again(connect, replay_safe);
     }
     if !replay_safe || error.is_connect() {
         return false;
     }
     find::<hyper::Error>(error).is_some_and(|error| {
-        error.is_incomplete_message()
+        is_turned_away(error)
+            || error.is_incomplete_message()
             || error.is_closed()
             || error.is_canceled()
             || find::<io::Error>(error).is_some_and(|error| is_lost(error.kind()))
     })
+}
+
+fn may_connect_again(error: &ConnectError, replay_safe: bool) -> bool {
+    let again = match error.kind() {
+        ConnectErrorKind::NothingWritten => true,
+        ConnectErrorKind::Connect => is_lost(error.io_kind()),
+        _ => false,
+    };
+    again && (replay_safe || !error.maybe_executed())
+}
+
+/// RFC 9113 section 8.7: the server has not begun it. It goes, or has enough to do.
+#[cfg(feature = "http2")]
+fn is_turned_away(error: &hyper::Error) -> bool {
+    let refused = |error: &h2::Error| error.is_reset() && error.reason() == Some(h2::Reason::REFUSED_STREAM);
+    let goes = |error: &h2::Error| error.is_go_away() && error.reason() == Some(h2::Reason::NO_ERROR);
+    find::<h2::Error>(error).is_some_and(|error| error.is_remote() && (refused(error) || goes(error)))
+}
+
+#[cfg(not(feature = "http2"))]
+fn is_turned_away(_: &hyper::Error) -> bool {
+    false
 }
 
 fn is_lost(kind: io::ErrorKind) -> bool {
@@ -299,5 +317,17 @@ mod tests {
             let error = url.parse().ok().map(|url| check(&url).unwrap_err());
             assert!(error.is_none_or(|error| error.kind() == ErrorKind::InvalidUrl), "{url}");
         }
+    }
+
+    #[test]
+    fn what_may_have_been_executed_is_not_sent_again() {
+        let lost = |kind: io::ErrorKind| ConnectError::new(ConnectErrorKind::Connect, io::Error::from(kind));
+        let reset = || lost(io::ErrorKind::ConnectionReset);
+        assert!(may_connect_again(&reset(), false) && may_connect_again(&reset(), true));
+        assert!(!may_connect_again(&reset().maybe_executed_too(), false));
+        assert!(may_connect_again(&reset().maybe_executed_too(), true));
+        assert!(!may_connect_again(&lost(io::ErrorKind::ConnectionRefused), true), "an answer");
+        assert!(may_connect_again(&ConnectError::bare(ConnectErrorKind::NothingWritten), false));
+        assert!(!may_connect_again(&ConnectError::bare(ConnectErrorKind::TimedOut), true));
     }
 }

@@ -49,7 +49,8 @@ use hop::{Hop, Redirects, Trail};
 /// # What is sent twice
 ///
 /// A request is sent a second time, once, if its connection was lost before it carried the request, or
-/// if the request has a safe method (RFC 9110 section 9.2.1) and no body. Nothing else is:
+/// if the request has a safe method (RFC 9110 section 9.2.1) and no body; so is such a request that an
+/// HTTP/2 server has turned away unread (RFC 9113 section 8.7). Nothing else is:
 /// [`Error::maybe_executed`] tells what is left to the caller. A refusal is an answer, and what timed
 /// out is not begun again.
 ///
