@@ -249,9 +249,14 @@ fn a_bad_file_is_ignored_told_of_and_rewritten() {
     let most = r#""at":1,"silent":255,"wasted":255,"history":65535,"results":255,"failures":255,"rests":255"#;
     for state in ["unknown", "capable", "failed", "resting"] {
         let paths = format!(r#"[{{"remote":"{}","state":"{state}",{most}}}]"#, path(1).remote());
-        fs::write(&file, format!(r#"{{"format":"tfo-http path memory","version":1,"paths":{paths}}}"#)).unwrap();
+        fs::write(&file, format!(r#"{{"format":"tfo-http path memory","version":1,"paths":{paths}}}"#))
+            .unwrap();
         for event in [Event::Acked, Event::NotAcked, Event::Silent] {
-            assert_eq!(Process::start(&file, wall).request(&path(1), event), Advice::Ride, "{state} {event:?}");
+            assert_eq!(
+                Process::start(&file, wall).request(&path(1), event),
+                Advice::Ride,
+                "{state} {event:?}"
+            );
         }
     }
 }

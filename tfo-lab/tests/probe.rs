@@ -6,6 +6,7 @@
 
 mod support;
 
+use std::collections::HashSet;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
@@ -55,6 +56,31 @@ lab_tests! {
         let told: Vec<_> = visits.iter().map(Visit::outcome).collect();
         assert_eq!(told, [SynOutcome::Stalled, SynOutcome::Plain], "{visits:?}");
         assert!(visits[0].took < 1000 * MS && probes(&visits[0].flows[0]) == 0, "{visits:?}");
+    }
+
+    /// Its kernel is heard: so the server could be slow. Who gives up has seen something.
+    fn a_path_that_begins_to_swallow_data_but_no_acks_is_found_out_by_who_gives_up() {
+        let scene = Scene::warm(SynData::SafeMethods, GET);
+        let mut rides = HashSet::new();
+        scene.lab.middlebox(move |packet: &Packet| {
+            if packet.is_syn() && !packet.is_syn_ack() && !packet.payload().is_empty() {
+                rides.extend(packet.src());
+            }
+            let swallowed = !packet.payload().is_empty() && packet.dst().is_some_and(|dst| rides.contains(&dst));
+            if swallowed { Verdict::Drop } else { Verdict::Pass }
+        });
+        let (connector, addr) = (scene.connector.clone(), scene.addr);
+        run(&scene.lab.host("client"), Runtime::CurrentThread, async move {
+            let mut stream = dial(&connector, addr).await;
+            stream.write_all(GET).await.unwrap();
+            let answer = tokio::time::timeout(4000 * MS, stream.read_u8()).await;
+            assert!(answer.is_err(), "{answer:?}");
+        });
+        assert_eq!(scene.path().silent_in_a_row, 1);
+        let visits = [scene.visit(GET), scene.visit(GET), scene.visit(GET)];
+        assert!(visits.iter().all(|visit| visit.answer.is_ok() && visit.took < 2000 * MS), "{visits:?}");
+        let told: Vec<_> = visits.iter().map(Visit::outcome).collect();
+        assert_eq!((told[0], told[2]), (SynOutcome::Stalled, SynOutcome::Plain), "{visits:?}");
     }
 
     /// Only its kernel repeats the SYN-ACK, which is no sign that anything else comes through.
