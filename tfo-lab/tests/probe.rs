@@ -22,6 +22,9 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 const RTT: Duration = Duration::from_millis(20);
 const MS: Duration = Duration::from_millis(1);
 const POST: &[u8] = b"POST / HTTP/1.1\r\nHost: server\r\nContent-Length: 4\r\n\r\nbody";
+/// The two in one flight.
+const GET_AND_POST: &[u8] = b"GET / HTTP/1.1\r\nHost: server\r\n\r\n\
+    POST / HTTP/1.1\r\nHost: server\r\nContent-Length: 4\r\n\r\nbody";
 /// Half of a request.
 const PUT: &[u8] = b"PUT / HTTP/1.1\r\nHost: server\r\nContent-Length: 8\r\n\r\nbody";
 const REST: &[u8] = b"rest";
@@ -145,6 +148,15 @@ lab_tests! {
             assert!(second.flows.len() == flows && second.took < 2000 * MS, "{second:?}");
             assert!(second.flows.iter().all(|flow| probes(flow) == 0), "{second:?}");
         }
+    }
+
+    fn what_may_not_ride_waits_for_the_handshake_and_not_for_an_answer() {
+        let scene = Scene::warm(SynData::SafeMethods, GET);
+        scene.slow_by(3000 * MS);
+        let visit = scene.visit(GET_AND_POST);
+        let flow = visit.alone();
+        let rest = flow.sent_by_client().find(|record| record.packet().payload() == POST).unwrap();
+        assert!(rest.time() - flow.records()[0].time() < 900 * MS && flow.syn().payload() == GET, "{flow}");
     }
 
     fn a_post_that_rode_is_never_repeated_and_its_caller_is_told() {
