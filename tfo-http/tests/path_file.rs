@@ -245,6 +245,20 @@ fn a_bad_file_is_ignored_told_of_and_rewritten() {
     fs::write(&file, until).unwrap();
     let process = Process::start(&file, wall);
     assert!(process.memory.snapshot(process.now).paths[0].retry_in <= Some(Duration::from_secs(2)));
+    // Numbers at their end are counted on.
+    let most = r#""at":1,"silent":255,"wasted":255,"history":65535,"results":255,"failures":255,"rests":255"#;
+    for state in ["unknown", "capable", "failed", "resting"] {
+        let paths = format!(r#"[{{"remote":"{}","state":"{state}",{most}}}]"#, path(1).remote());
+        fs::write(&file, format!(r#"{{"format":"tfo-http path memory","version":1,"paths":{paths}}}"#))
+            .unwrap();
+        for event in [Event::Acked, Event::NotAcked, Event::Silent] {
+            assert_eq!(
+                Process::start(&file, wall).request(&path(1), event),
+                Advice::Ride,
+                "{state} {event:?}"
+            );
+        }
+    }
 }
 
 #[test]

@@ -6,6 +6,7 @@
 
 mod support;
 
+use std::collections::HashSet;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
@@ -21,6 +22,9 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 const RTT: Duration = Duration::from_millis(20);
 const MS: Duration = Duration::from_millis(1);
 const POST: &[u8] = b"POST / HTTP/1.1\r\nHost: server\r\nContent-Length: 4\r\n\r\nbody";
+/// The two in one flight.
+const GET_AND_POST: &[u8] = b"GET / HTTP/1.1\r\nHost: server\r\n\r\n\
+    POST / HTTP/1.1\r\nHost: server\r\nContent-Length: 4\r\n\r\nbody";
 /// Half of a request.
 const PUT: &[u8] = b"PUT / HTTP/1.1\r\nHost: server\r\nContent-Length: 8\r\n\r\nbody";
 const REST: &[u8] = b"rest";
@@ -55,6 +59,31 @@ lab_tests! {
         let told: Vec<_> = visits.iter().map(Visit::outcome).collect();
         assert_eq!(told, [SynOutcome::Stalled, SynOutcome::Plain], "{visits:?}");
         assert!(visits[0].took < 1000 * MS && probes(&visits[0].flows[0]) == 0, "{visits:?}");
+    }
+
+    /// Its kernel is heard: so the server could be slow. Who gives up has seen something.
+    fn a_path_that_begins_to_swallow_data_but_no_acks_is_found_out_by_who_gives_up() {
+        let scene = Scene::warm(SynData::SafeMethods, GET);
+        let mut rides = HashSet::new();
+        scene.lab.middlebox(move |packet: &Packet| {
+            if packet.is_syn() && !packet.is_syn_ack() && !packet.payload().is_empty() {
+                rides.extend(packet.src());
+            }
+            let swallowed = !packet.payload().is_empty() && packet.dst().is_some_and(|dst| rides.contains(&dst));
+            if swallowed { Verdict::Drop } else { Verdict::Pass }
+        });
+        let (connector, addr) = (scene.connector.clone(), scene.addr);
+        run(&scene.lab.host("client"), Runtime::CurrentThread, async move {
+            let mut stream = dial(&connector, addr).await;
+            stream.write_all(GET).await.unwrap();
+            let answer = tokio::time::timeout(4000 * MS, stream.read_u8()).await;
+            assert!(answer.is_err(), "{answer:?}");
+        });
+        assert_eq!(scene.path().silent_in_a_row, 1);
+        let visits = [scene.visit(GET), scene.visit(GET), scene.visit(GET)];
+        assert!(visits.iter().all(|visit| visit.answer.is_ok() && visit.took < 2000 * MS), "{visits:?}");
+        let told: Vec<_> = visits.iter().map(Visit::outcome).collect();
+        assert_eq!((told[0], told[2]), (SynOutcome::Stalled, SynOutcome::Plain), "{visits:?}");
     }
 
     /// Only its kernel repeats the SYN-ACK, which is no sign that anything else comes through.
@@ -119,6 +148,15 @@ lab_tests! {
             assert!(second.flows.len() == flows && second.took < 2000 * MS, "{second:?}");
             assert!(second.flows.iter().all(|flow| probes(flow) == 0), "{second:?}");
         }
+    }
+
+    fn what_may_not_ride_waits_for_the_handshake_and_not_for_an_answer() {
+        let scene = Scene::warm(SynData::SafeMethods, GET);
+        scene.slow_by(3000 * MS);
+        let visit = scene.visit(GET_AND_POST);
+        let flow = visit.alone();
+        let rest = flow.sent_by_client().find(|record| record.packet().payload() == POST).unwrap();
+        assert!(rest.time() - flow.records()[0].time() < 900 * MS && flow.syn().payload() == GET, "{flow}");
     }
 
     fn a_post_that_rode_is_never_repeated_and_its_caller_is_told() {

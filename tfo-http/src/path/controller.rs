@@ -21,7 +21,7 @@ const HISTORY_LIMIT: u32 = 8;
 const RELAPSE_LIMIT: u32 = 4;
 /// Results without going off after which the back-off begins at its beginning again. More than the
 /// 16 in which [`HISTORY_LIMIT`] shows.
-const WELL: u8 = 32;
+pub(super) const WELL: u8 = 32;
 /// Rides in a row that were not acked before they rest. One is normal: the server has a new key.
 const WASTED_LIMIT: u8 = 3;
 

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use serde::{Deserialize, Serialize};
 
-use super::controller::{Record, State, after};
+use super::controller::{Record, State, WELL, after};
 use super::key::{NetworkId, Path};
 use super::store::{MemoryStore, PathStore};
 use super::{PathMemory, Settings};
@@ -353,7 +353,7 @@ impl SavedPath {
         record.state = state;
         record.silent = self.silent.min(1);
         record.wasted = self.wasted.min(2);
-        (record.history, record.results) = (self.history, self.results);
+        (record.history, record.results) = (self.history, self.results.min(WELL));
         (record.failures, record.rests) = (self.failures, self.rests);
         record.touched = moment.instant(self.at).unwrap_or(now).min(now);
         if self.rtt > 0 {

@@ -81,6 +81,8 @@ pub(super) struct Won {
     pub(super) flight: Vec<u8>,
     pub(super) tcp_info: Option<TcpInfo>,
     pub(super) hedged: bool,
+    /// No byte has come, but the peer's kernel has been asked, and is there.
+    pub(super) unheard: bool,
     /// `None`: it is the first attempt. Else what the first attempt came to.
     pub(super) instead_of: Option<FirstAttempt>,
 }
@@ -366,6 +368,7 @@ impl Attempts {
             _ => {}
         }
         let hedged = self.delivery.hedged();
+        let unheard = self.probe.is_some() && id == 0;
         if let (Some(probe), Some(stream)) = (self.probe.take(), &self.first.stream) {
             probe.end(stream);
         }
@@ -382,7 +385,7 @@ impl Attempts {
         self.park();
         match winner {
             Some((stream, address, sent, tcp_info)) => {
-                let won = Won { stream, address, sent, flight, tcp_info, hedged, instead_of };
+                let won = Won { stream, address, sent, flight, tcp_info, hedged, unheard, instead_of };
                 Delivered::Won(Box::new(won))
             }
             None => self.lost(false),

@@ -33,7 +33,7 @@ use crate::config::{Config, begin_plain, register};
 use crate::error::{ConnectError, ConnectErrorKind, Failure};
 use crate::info::{ConnInfo, Reason};
 use crate::metrics::Tally;
-use crate::path::Advice;
+use crate::path::{self, Advice};
 use crate::policy::Clearance;
 pub(crate) use attempts::FirstAttempt;
 use attempts::{Attempts, Delivered, Won};
@@ -69,6 +69,8 @@ pub struct TfoStream {
     timer: Option<Pin<Box<Sleep>>>,
     /// When the SYN left, where the time of the answer tells whether it saved anything.
     doubted_since: Option<Instant>,
+    /// A ride's answer is long overdue, although the peer's kernel is there.
+    unheard: bool,
     tally: Tally,
 }
 
@@ -111,7 +113,7 @@ impl TfoStream {
     fn new(state: State, config: Arc<Config>, info: ConnInfo) -> Self {
         let tally = Tally::new(config.metrics.clone(), info.clone());
         let (timer, doubted_since) = (None, None);
-        Self { state, config, info, wakers: Wakers::default(), timer, doubted_since, tally }
+        Self { state, config, info, wakers: Wakers::default(), timer, doubted_since, unheard: false, tally }
     }
 
     /// What this connection did and what it saved.
@@ -333,7 +335,8 @@ impl TfoStream {
                 if self.doubted_since.is_none() {
                     self.tally.settle();
                 }
-                let Won { stream, sent, flight, .. } = *won;
+                let Won { stream, sent, flight, unheard, .. } = *won;
+                self.unheard = unheard;
                 if sent < flight.len() {
                     let draining = State::Draining { stream, flight, sent };
                     self.go(Phase::Delivering, Event::WonWithRest, draining);
@@ -462,6 +465,7 @@ impl AsyncRead for TfoStream {
         let State::Open(stream) = &mut this.state else { return Poll::Ready(Ok(())) };
         let before = buffer.filled().len();
         ready!(Pin::new(stream).poll_read(cx, buffer))?;
+        this.unheard = false;
         if buffer.filled().len() > before
             && let Some(since) = this.doubted_since.take()
         {
@@ -469,6 +473,19 @@ impl AsyncRead for TfoStream {
             this.tally.settle();
         }
         Poll::Ready(Ok(()))
+    }
+}
+
+/// A path that lets acks through and swallows data looks like a slow server. Who gives up without one byte
+/// has seen something: the next ride is guarded.
+impl Drop for TfoStream {
+    fn drop(&mut self) {
+        if self.unheard
+            && let State::Open(stream) = &self.state
+            && TcpInfo::read(stream).is_ok_and(|tcp_info| tcp_info.bytes_received() == Some(0))
+        {
+            Trip::ask(&self.config, &self.info.remote_addr()).tell(path::Event::Abandoned);
+        }
     }
 }
 
