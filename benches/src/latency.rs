@@ -13,6 +13,7 @@ use http::Uri;
 use http_body_util::{BodyExt as _, Full};
 use hyper_util::client::legacy::Client;
 use hyper_util::rt::TokioExecutor;
+use ipnet::IpNet;
 use tfo_http::path::PathMemory;
 use tfo_http::{ConnInfo, SynData, SynOutcome, TfoConnector};
 use tfo_lab::{Host, Lab};
@@ -25,6 +26,7 @@ use crate::stats::Figure;
 /// A wider middle half than this share of the median is noise.
 const NOISE: f64 = 0.25;
 const PORT: u16 = 80;
+const OPEN_PORT: u16 = 81;
 /// The kernel's first window (RFC 6928), and a segment's payload at an MTU of 1500.
 const FIRST_WINDOW: u64 = 10;
 const SEGMENT: u64 = 1448;
@@ -112,18 +114,15 @@ type Samples = Result<Vec<f64>, String>;
 
 impl Cell {
     fn measure(&self, progress: &Progress) -> Result<Vec<Samples>, String> {
-        let lab = self.lab(false)?;
-        // The kernel's own switch: whoever may ride needs no cookie here.
-        let open = self.lab(true)?;
+        let site = self.site()?;
         let mut samples: Vec<Samples> = Who::ALL.iter().map(|_| Ok(Vec::new())).collect();
         let path_memory = PathMemory::new();
         for round in 0..=self.rounds {
             for at in 0..Who::ALL.len() {
                 let at = (at + round) % Who::ALL.len();
                 let Ok(taken) = &mut samples[at] else { continue };
-                let lab = if Who::ALL[at] == Who::CookieLess { &open } else { &lab };
                 // The first round fetches the cookies, and warms up.
-                match self.visit(lab, Who::ALL[at], round, &path_memory) {
+                match self.visit(&site, Who::ALL[at], round, &path_memory) {
                     Ok(_) if round == 0 => {}
                     Ok(time) => taken.push(time.as_secs_f64() * 1000.0),
                     Err(_) if round == 0 && Who::ALL[at] == Who::Warm => {}
@@ -137,23 +136,25 @@ impl Cell {
         Ok(samples)
     }
 
-    fn lab(&self, cookie_less: bool) -> Result<Site, String> {
+    fn site(&self) -> Result<Site, String> {
         let failed = |error: tfo_lab::LabError| format!("no lab: {error}");
-        let mut builder = Lab::builder().rtt(self.rtt).tap_limit(0);
-        if cookie_less {
-            builder = builder.fastopen("client", 0x5).fastopen("server", 0x203);
-        }
-        let lab = builder.build().map_err(failed)?;
+        let lab = Lab::builder().rtt(self.rtt).tap_limit(0).build().map_err(failed)?;
         // An address for each first visit: the kernel has no cookie for it.
         for round in 0..=self.rounds {
             lab.add_address("server", address(round).ip()).map_err(failed)?;
         }
-        let home = lab.host("server").addr(PORT);
-        // Without cookies a listener on an address that strangers may reach answers nobody unproven.
-        let listen = if cookie_less { home } else { SocketAddr::from(([0, 0, 0, 0], PORT)) }.to_string();
-        let args = ["server", "--kind", "ours-auto", "--listen", &listen, "--keep-alive"];
-        let server = Process::role(&lab.host("server"), Cpus::All, &args)?;
-        Ok(Site { client: lab.host("client"), home, _server: server, _lab: lab })
+        let host = lab.host("server");
+        let start = |listen: SocketAddr, option: Option<&str>| {
+            let listen = listen.to_string();
+            let args = ["server", "--kind", "ours", "--listen", &listen, "--keep-alive"];
+            let args: Vec<_> = args.into_iter().chain(option).collect();
+            Process::role(&host, Cpus::All, &args)
+        };
+        let (home, open) = (host.addr(PORT), host.addr(OPEN_PORT));
+        let with_cookies = start(SocketAddr::from(([0, 0, 0, 0], PORT)), None)?;
+        // On a private address: where strangers may reach it, such a listener answers nobody unproven.
+        let without = start(open, Some("--no-cookie"))?;
+        Ok(Site { client: lab.host("client"), home, open, _servers: [with_cookies, without], _lab: lab })
     }
 
     fn visit(&self, site: &Site, who: Who, round: usize, memory: &PathMemory) -> Result<Duration, String> {
@@ -171,7 +172,7 @@ impl Cell {
                 self.get(site, site.home, SynData::SafeMethods, memory, Some(SynOutcome::SynDataAcked))
             }
             Who::CookieLess => {
-                self.get(site, site.home, SynData::SafeMethods, &fresh, Some(SynOutcome::SynDataAcked))
+                self.get(site, site.open, SynData::SafeMethods, &fresh, Some(SynOutcome::SynDataAcked))
             }
             Who::CurlPlain => self.curl(site, false),
             Who::CurlTfo => self.curl(site, true),
@@ -190,6 +191,7 @@ impl Cell {
         let uri: Uri = format!("http://{to}/{}", self.size).parse().map_err(|error| format!("{error}"))?;
         let mut connector = TfoConnector::new();
         connector.set_syn_data(syn_data);
+        connector.set_no_cookie([IpNet::from(site.open.ip())].into_iter().filter(|_| to == site.open));
         connector.set_path_memory(memory.clone());
         // As curl: else HEADERS wait for the ACK of the preface, and plain TCP looks worse than it is.
         connector.set_nodelay(self.http2);
@@ -287,8 +289,10 @@ impl Cell {
 struct Site {
     client: Host,
     home: SocketAddr,
+    /// Where data is taken without a cookie.
+    open: SocketAddr,
     // Ended in this order.
-    _server: Process,
+    _servers: [Process; 2],
     _lab: Lab,
 }
 

@@ -10,14 +10,12 @@ use std::time::Duration;
 use bytes::Bytes;
 use clap::ValueEnum;
 use http_body_util::Full;
-use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper::{Request, Response};
-use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
-use hyper_util::server::conn::auto;
+use hyper_util::rt::{TokioIo, TokioTimer};
 use tfo_http_server::TfoListener;
-use tokio::io::{AsyncRead, AsyncWrite};
+use tfo_http_server::server::{Limits, Server};
 use tokio::net::TcpListener;
 use tokio::runtime::Builder;
 
@@ -35,10 +33,8 @@ const HEAD_PATIENCE: Duration = Duration::from_secs(30);
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 #[expect(clippy::exhaustive_enums, reason = "for the programs of this crate only")]
 pub enum Kind {
-    /// The server under test.
+    /// The server under test, as `tfo serve` runs it.
     Ours,
-    /// The server under test, on HTTP/1.1 and HTTP/2.
-    OursAuto,
     /// What one writes with hyper and tokio alone, on a listener that has TCP Fast Open switched on.
     NaiveHyper,
 }
@@ -56,9 +52,12 @@ pub struct ServerArgs {
     /// Whether a connection may carry more than one request.
     #[arg(long)]
     pub keep_alive: bool,
-    /// Threads, each with a runtime and a listener of its own.
+    /// Threads of the server under test, each with a runtime and a listener of its own.
     #[arg(long, default_value_t = 1)]
     pub workers: usize,
+    /// Whether the server under test takes data without a cookie.
+    #[arg(long)]
+    pub no_cookie: bool,
 }
 
 /// Serves until standard input ends. Says `ready` when it listens.
@@ -66,83 +65,57 @@ pub struct ServerArgs {
 /// # Errors
 /// If it cannot listen.
 pub fn run(args: &ServerArgs) -> Result<(), Box<dyn Error>> {
-    let runtimes: Vec<_> = (0..args.workers)
-        .map(|_| Builder::new_current_thread().enable_all().build())
-        .collect::<Result<_, _>>()?;
-    for runtime in runtimes {
-        let listener = {
-            let _inside = runtime.enter();
-            Listener::bind(args)?
-        };
-        let keep_alive = args.keep_alive;
-        // A spawned task: the root future of `block_on` costs turns of the reactor.
-        thread::spawn(move || runtime.block_on(async { tokio::spawn(listener.serve(keep_alive)).await }));
+    let runtime = Builder::new_current_thread().enable_all().build()?;
+    let inside = runtime.enter();
+    match args.kind {
+        Kind::Ours => {
+            let server = ours(args)?;
+            runtime.spawn(server.serve(service_fn(answer)));
+        }
+        Kind::NaiveHyper => {
+            // A spawned task: the root future of `block_on` costs turns of the reactor.
+            runtime.spawn(naive(listener(args.listen)?, args.keep_alive));
+        }
     }
+    drop(inside);
+    thread::spawn(move || runtime.block_on(std::future::pending::<()>()));
     println!("ready");
     io::stdout().flush()?;
     io::stdin().read_to_end(&mut Vec::new())?;
     Ok(())
 }
 
-enum Listener {
-    Ours(TfoListener),
-    OursAuto(TfoListener),
-    Naive(TcpListener),
+/// The one place where the server under test is made.
+fn ours(args: &ServerArgs) -> Result<Server, Box<dyn Error>> {
+    let listener = TfoListener::builder().backlog(BACKLOG).no_cookie(args.no_cookie);
+    let limits = Limits::default().connections(BACKLOG);
+    let builder = Server::builder().listener(listener).limits(limits);
+    Ok(builder.keep_alive(args.keep_alive).workers(args.workers).bind(args.listen)?)
 }
 
-impl Listener {
-    /// The one place where the server under test is made.
-    fn bind(args: &ServerArgs) -> Result<Self, Box<dyn Error>> {
-        let ours = || {
-            let builder = TfoListener::builder().backlog(BACKLOG).reuse_port(args.workers > 1);
-            builder.bind(args.listen)
-        };
-        Ok(match args.kind {
-            Kind::Ours => Self::Ours(ours()?),
-            Kind::OursAuto => Self::OursAuto(ours()?),
-            Kind::NaiveHyper => {
-                let listener = std::net::TcpListener::bind(args.listen)?;
-                // Again, with the backlog that all have.
-                socket2::SockRef::from(&listener).listen(BACKLOG as i32)?;
-                tfo_core::sockopt::set_fastopen(&listener, BACKLOG)?;
-                listener.set_nonblocking(true)?;
-                Self::Naive(TcpListener::from_std(listener)?)
-            }
-        })
-    }
+fn listener(address: SocketAddr) -> Result<TcpListener, Box<dyn Error>> {
+    let listener = std::net::TcpListener::bind(address)?;
+    // Again, with the backlog that all have.
+    socket2::SockRef::from(&listener).listen(BACKLOG as i32)?;
+    tfo_core::sockopt::set_fastopen(&listener, BACKLOG)?;
+    listener.set_nonblocking(true)?;
+    Ok(TcpListener::from_std(listener)?)
+}
 
-    async fn serve(self, keep_alive: bool) {
-        let mut http1 = http1::Builder::new();
-        http1.keep_alive(keep_alive).timer(TokioTimer::new()).header_read_timeout(HEAD_PATIENCE);
-        match self {
-            Self::Ours(listener) => loop {
-                let (stream, _) = listener.accept_next().await;
-                connection(&http1, stream);
-            },
-            Self::OursAuto(listener) => loop {
-                let (stream, _) = listener.accept_next().await;
-                tokio::spawn(async move {
-                    let builder = auto::Builder::new(TokioExecutor::new());
-                    // What a client does to its own connection is its own affair.
-                    let _ = builder.serve_connection(TokioIo::new(stream), service_fn(answer)).await;
-                });
-            },
-            Self::Naive(listener) => loop {
-                if let Ok((stream, _)) = listener.accept().await {
-                    connection(&http1, stream);
-                }
-            },
+async fn naive(listener: TcpListener, keep_alive: bool) {
+    let mut http1 = http1::Builder::new();
+    http1.keep_alive(keep_alive).timer(TokioTimer::new()).header_read_timeout(HEAD_PATIENCE);
+    loop {
+        if let Ok((stream, _)) = listener.accept().await {
+            let connection = http1.serve_connection(TokioIo::new(stream), service_fn(answer));
+            // What a client does to its own connection is its own affair.
+            tokio::spawn(async move { drop(connection.await) });
         }
     }
 }
 
-fn connection(builder: &http1::Builder, stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static) {
-    let connection = builder.serve_connection(TokioIo::new(stream), service_fn(answer));
-    tokio::spawn(async move { drop(connection.await) });
-}
-
 /// `/` is answered with `hello`, `/1000` with a thousand bytes.
-async fn answer(request: Request<Incoming>) -> Result<Response<Full<Bytes>>, Infallible> {
+async fn answer<B>(request: Request<B>) -> Result<Response<Full<Bytes>>, Infallible> {
     let length = request.uri().path().trim_start_matches('/').parse::<usize>().ok();
     let body = length.map_or(HELLO, |length| &ZEROS[..length.min(LONGEST)]);
     let mut response = Response::new(Full::new(Bytes::from_static(body)));

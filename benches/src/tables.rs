@@ -40,8 +40,8 @@ fn words(set: Set) -> (&'static str, &'static str) {
              last byte of its answer, milliseconds: the median, and in brackets the 99th percentile. The limit is \
              one round trip, and one more each time that the answer has to wait for the first window of ten \
              segments to double. Cold is a first visit (no cookie), warm a repeat visit; cookie-less is a server \
-             and a client whose kernels need none. Clients take turns; h2c with TCP_NODELAY, as curl sets it. The last difference is that of the \
-             medians of a repeat visit and of curl --tcp-fastopen.",
+             and a client whose sockets ask for none. Clients take turns; h2c with TCP_NODELAY, as curl sets it. The \
+             last difference is that of the medians of a repeat visit and of curl --tcp-fastopen.",
         ),
         Set::ConnectionCost => (
             "What a connection costs",

@@ -43,7 +43,7 @@ impl Stream for Incoming {
                     this.pause = Pause::default();
                     return Poll::Ready(Some(Ok(stream)));
                 }
-                Err(error) => match this.pause.after(&error, &this.listener) {
+                Err(error) => match this.pause.after(&error, this.listener.counts()) {
                     Duration::ZERO => {}
                     pause => this.asleep = Some(Box::pin(sleep(pause))),
                 },

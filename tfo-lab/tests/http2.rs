@@ -23,7 +23,7 @@ use support::flows;
 use support::http::{RUNTIMES, Runtime, Server, run};
 use support::tcp::{TcpServer, fetch_cookie, uri};
 use tfo_core::first_flight::{FirstFlight, Protocol};
-use tfo_http::{ConnInfo, Reason, SynData, SynOutcome, TfoConnector, is_connect_error};
+use tfo_http::{ConnInfo, Hedge, Reason, SynData, SynOutcome, TfoConnector, is_connect_error};
 use tfo_lab::{Flow, Lab, lab_tests};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
@@ -221,6 +221,8 @@ fn gets(runtime: Runtime, stack: Stack, policy: &SynData, rides: usize) -> Vec<S
     let (server, addr) = (Server::start(&host, host.addr(80)), host.addr(80));
     let mut connector = TfoConnector::new();
     connector.set_syn_data(policy.clone());
+    // What is late here is this busy machine, not the path.
+    connector.set_hedge(Hedge::Never);
     run(&client, runtime, async move { fetch_cookie(addr).await });
     let _busy = Busy::start(2);
     let mut refused = Vec::new();

@@ -8,7 +8,7 @@ use std::time::Duration;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-use super::{SYSTEM_CALLS, SYSTEM_CALLS_OF_CLIENTS, ask_for};
+use super::{SETTLE, SYSTEM_CALLS, SYSTEM_CALLS_OF_CLIENTS, ask_for};
 use crate::process::Process;
 use crate::result::{Entry, Set};
 use crate::run::is_installed;
@@ -21,7 +21,15 @@ pub(super) fn counts(servers: &Servers, raw: &mut Process) -> Vec<Entry> {
     for keep_alive in [false, true] {
         for subject in servers.answering(keep_alive) {
             let pid = subject.process.as_ref().map(Process::pid).map_err(Clone::clone);
-            let entry = entry(SYSTEM_CALLS, subject.name, pid.and_then(|pid| counted(pid, &subject, raw)));
+            // Traced it is slow: without a pause the next request is there before it waits for one.
+            let one_by_one = |count| {
+                (0..count).try_for_each(|_| {
+                    ask_for(raw, &subject, 1, 1)?;
+                    thread::sleep(SETTLE);
+                    Ok(())
+                })
+            };
+            let entry = entry(SYSTEM_CALLS, subject.name, pid.and_then(|pid| counted(pid, one_by_one)));
             entries.push(entry.case("keep-alive", if keep_alive { "on" } else { "off" }));
         }
     }
@@ -30,7 +38,8 @@ pub(super) fn counts(servers: &Servers, raw: &mut Process) -> Vec<Entry> {
 
 /// Of one client.
 pub(super) fn count_client(client: &mut Process, name: &str, server: &Subject<'_>) -> Entry {
-    entry(SYSTEM_CALLS_OF_CLIENTS, name, counted(client.pid(), server, client)).case("server", server.name)
+    let calls = counted(client.pid(), |count| ask_for(client, server, count, 1));
+    entry(SYSTEM_CALLS_OF_CLIENTS, name, calls).case("server", server.name)
 }
 
 fn entry(what: &str, subject: &str, counted: Result<f64, String>) -> Entry {
@@ -38,13 +47,13 @@ fn entry(what: &str, subject: &str, counted: Result<f64, String>) -> Entry {
     Entry::new(Set::ConnectionCost, what, subject, "calls", value)
 }
 
-/// What the process calls while `load` asks `subject`.
-fn counted(pid: u32, subject: &Subject<'_>, load: &mut Process) -> Result<f64, String> {
+/// What the process calls for each of the connections that `load` makes.
+fn counted(pid: u32, mut load: impl FnMut(usize) -> Result<(), String>) -> Result<f64, String> {
     const CONNECTIONS: usize = 200;
     if !is_installed("strace") {
         return Err("strace is not installed".to_owned());
     }
-    ask_for(load, subject, 10, 1)?;
+    load(10)?;
     let file = tempfile::NamedTempFile::new().map_err(|error| error.to_string())?;
     let mut strace = Command::new("strace")
         .args(["-f", "-qq", "-o"])
@@ -65,7 +74,7 @@ fn counted(pid: u32, subject: &Subject<'_>, load: &mut Process) -> Result<f64, S
         thread::sleep(Duration::from_millis(10));
     }
     thread::sleep(Duration::from_millis(50));
-    let answered = ask_for(load, subject, CONNECTIONS, 1);
+    let answered = load(CONNECTIONS);
     thread::sleep(Duration::from_millis(50));
     let _ = kill(Pid::from_raw(strace.id() as i32), Signal::SIGINT);
     let _ = strace.wait();

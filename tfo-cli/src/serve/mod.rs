@@ -73,10 +73,11 @@ async fn serve(args: &ServeArgs, files: Files) -> Result<(), Failure> {
         admin_handle = Some(admin.handle());
         tokio::spawn(admin::serve(admin, handle.clone()));
     }
+    // Before anybody knows of it: unwatched, the signal would end it.
+    tokio::spawn(restart::watch(handle, admin_handle).map_err(no_signals)?);
     announce(args, &server);
     tokio::spawn(keys.run());
     tokio::spawn(hang_ups);
-    tokio::spawn(restart::watch(handle, admin_handle).map_err(no_signals)?);
     let service = service_fn(move |request| {
         let files = files.clone();
         async move { files.answer(request).await }

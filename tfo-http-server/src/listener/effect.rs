@@ -21,7 +21,7 @@ pub struct Effect {
 
 impl Effect {
     pub(super) fn of(listener: &TfoListener) -> Self {
-        let (support, rules) = (&listener.support, listener.rules);
+        let (support, rules) = (&listener.support, listener.admission.rules);
         let queue = sockopt::fastopen(&listener.listener).unwrap_or(0);
         let ability = match support.server {
             Ability::Unsupported => Ability::Unsupported,
@@ -29,7 +29,7 @@ impl Effect {
             ability => ability,
         };
         Self {
-            address: listener.address,
+            address: listener.admission.address,
             asked: rules.fastopen,
             ability,
             queue,

@@ -7,15 +7,19 @@ use tfo_core::{accept, has_connection};
 use tokio::io::Interest;
 use tokio::net::TcpStream;
 
-use super::TfoListener;
+use super::{Admission, TfoListener};
+use crate::keys::Registration;
+use crate::stats::Counts;
 use crate::stream::AcceptedStream;
 use crate::stream::socket::Socket;
 
 /// A listener whose connections are not registered with the reactor.
 pub(crate) struct InlineListener {
-    listener: TfoListener,
-    /// The same socket, as tokio lets one ask for events and nothing else.
+    /// The listening socket, as tokio lets one ask for its events.
     events: TcpStream,
+    admission: Admission,
+    /// Behind the socket, so that it goes after it.
+    _keys: Option<Registration>,
 }
 
 impl InlineListener {
@@ -29,13 +33,15 @@ impl InlineListener {
         if let Ok(copy) = std::os::fd::AsFd::as_fd(&listener.listener).try_clone_to_owned()
             && let Ok(events) = TcpStream::from_std(copy.into())
         {
-            return Ok(Self { listener, events });
+            // The first descriptor goes, and with it a second event for each connection.
+            let TfoListener { admission, keys, .. } = listener;
+            return Ok(Self { events, admission, _keys: keys });
         }
         Err(Box::new(listener))
     }
 
-    pub(crate) fn listener(&self) -> &TfoListener {
-        &self.listener
+    pub(crate) fn counts(&self) -> &Counts {
+        &self.admission.counts
     }
 
     /// The next connection, not registered.
@@ -58,7 +64,7 @@ impl InlineListener {
     /// As `accept(2)`; `WouldBlock` when there is none.
     pub(crate) fn accept_now(&self) -> io::Result<Option<AcceptedStream>> {
         let (socket, remote) = accept(&self.events)?;
-        Ok(self.listener.admit(Socket::Inline { socket, drained: false }, remote))
+        Ok(self.admission.admit(Socket::Inline { socket, drained: false }, remote))
     }
 
     /// Looks whether there is one more, so that [`poll_accept`](Self::poll_accept) does not try in vain.

@@ -41,15 +41,20 @@ const PAUSES: (Duration, Duration) = (Duration::from_millis(10), Duration::from_
 /// and why.
 pub struct TfoListener {
     listener: TcpListener,
-    address: SocketAddr,
     support: Support,
-    rules: Rules,
-    replayable: Option<Replayable>,
-    counts: Arc<Counts>,
+    admission: Admission,
     #[cfg(feature = "proxy")]
     proxies: Option<proxy::Proxies>,
     /// Behind the listener, so that it goes after it.
     keys: Option<Registration>,
+}
+
+/// Makes streams of sockets.
+struct Admission {
+    address: SocketAddr,
+    rules: Rules,
+    replayable: Option<Replayable>,
+    counts: Arc<Counts>,
 }
 
 /// What holds for every connection of a listener.
@@ -116,14 +121,12 @@ impl TfoListener {
             tells: tells(&support),
             plain,
         };
+        let replayable = builder.replayable.clone();
         Self {
             listener,
-            address,
             support,
-            rules,
+            admission: Admission { address, rules, replayable, counts: Arc::default() },
             keys,
-            replayable: builder.replayable.clone(),
-            counts: Arc::default(),
             #[cfg(feature = "proxy")]
             proxies: builder.proxy.clone().map(proxy::Proxies::new),
         }
@@ -131,12 +134,12 @@ impl TfoListener {
 
     /// What it has done until now: a live handle, still good when the listener is elsewhere.
     pub fn stats(&self) -> StatsHandle {
-        StatsHandle::new(Arc::clone(&self.counts), self.keys().cloned())
+        StatsHandle::new(Arc::clone(&self.admission.counts), self.keys().cloned())
     }
 
     /// The address that it listens on, with the port that the system chose if it was asked for 0.
     pub fn local_addr(&self) -> SocketAddr {
-        self.address
+        self.admission.address
     }
 
     /// What this host and network namespace can do, as it was when the listener was bound.
@@ -177,7 +180,7 @@ impl TfoListener {
         }
         loop {
             let (socket, remote) = self.listener.accept().await?;
-            if let Some(stream) = self.admit(socket.into(), remote) {
+            if let Some(stream) = self.admission.admit(socket.into(), remote) {
                 return Ok((stream, remote));
             }
         }
@@ -197,7 +200,7 @@ impl TfoListener {
                 return Poll::Ready(Ok(accepted));
             }
             let (socket, remote) = ready!(self.listener.poll_accept(cx))?;
-            let Some(stream) = self.admit(socket.into(), remote) else { continue };
+            let Some(stream) = self.admission.admit(socket.into(), remote) else { continue };
             #[cfg(feature = "proxy")]
             let Some(stream) = proxy::Proxies::take(self.proxies.as_ref(), stream) else { continue };
             return Poll::Ready(Ok((stream, remote)));
@@ -218,7 +221,7 @@ impl TfoListener {
         loop {
             match self.accept().await {
                 Ok(accepted) => return accepted,
-                Err(error) => match pause.after(&error, self) {
+                Err(error) => match pause.after(&error, &self.admission.counts) {
                     Duration::ZERO => {}
                     pause => sleep(pause).await,
                 },
@@ -236,7 +239,7 @@ impl TfoListener {
     ///
     /// The kernel's.
     pub fn into_std(self) -> io::Result<std::net::TcpListener> {
-        if self.rules.tells {
+        if self.admission.rules.tells {
             sockopt::set_fastopen(&self.listener, 0)?;
         }
         self.listener.into_std()
@@ -269,6 +272,13 @@ impl TfoListener {
         false
     }
 
+    #[cfg(any(feature = "server", feature = "tonic"))]
+    pub(crate) fn counts(&self) -> &Counts {
+        &self.admission.counts
+    }
+}
+
+impl Admission {
     /// Makes a stream of it, unless there are too many.
     fn admit(&self, socket: Socket, remote: SocketAddr) -> Option<AcceptedStream> {
         if !self.counts.enter(self.rules.max_connections) {
@@ -319,11 +329,11 @@ impl Default for Pause {
 
 impl Pause {
     /// After this error; zero if it was one connection's.
-    pub(crate) fn after(&mut self, error: &io::Error, listener: &TfoListener) -> Duration {
+    pub(crate) fn after(&mut self, error: &io::Error, counts: &Counts) -> Duration {
         if is_about_one_connection(error) {
             return Duration::ZERO;
         }
-        listener.counts.on_no_resources();
+        counts.on_no_resources();
         let pause = self.0;
         self.0 = PAUSES.1.min(pause * 2);
         pause
@@ -333,8 +343,8 @@ impl Pause {
 impl fmt::Debug for TfoListener {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("TfoListener")
-            .field("address", &self.address)
-            .field("rules", &self.rules)
+            .field("address", &self.admission.address)
+            .field("rules", &self.admission.rules)
             .finish_non_exhaustive()
     }
 }

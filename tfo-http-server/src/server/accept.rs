@@ -19,6 +19,7 @@ use super::control::{Context, Place, Stage, reached};
 use super::stats::one;
 use crate::listener::Pause;
 use crate::listener::inline::InlineListener;
+use crate::stats::Counts;
 use crate::{AcceptedStream, TfoListener};
 
 /// RFC 9110 15.6.4.
@@ -76,10 +77,10 @@ enum Source {
 }
 
 impl Source {
-    fn listener(&self) -> &TfoListener {
+    fn counts(&self) -> &Counts {
         match self {
-            Self::Reactor(listener) => listener,
-            Self::Inline(inline) => inline.listener(),
+            Self::Reactor(listener) => listener.counts(),
+            Self::Inline(inline) => inline.counts(),
         }
     }
 
@@ -100,7 +101,7 @@ impl<S: HttpService> Acceptor<S> {
                     pause = Pause::default();
                     self.take(stream);
                 }
-                Err(error) => match pause.after(&error, self.source.listener()) {
+                Err(error) => match pause.after(&error, self.source.counts()) {
                     Duration::ZERO => {}
                     pause => sleep(pause).await,
                 },
