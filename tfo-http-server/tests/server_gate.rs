@@ -6,6 +6,7 @@
 mod support;
 
 use std::convert::Infallible;
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -210,9 +211,11 @@ fn serve_with(
         drop(inside);
         std::thread::scope(|scope| {
             let serving = scope.spawn(move || runtime.block_on(server.serve(service)));
-            work(&|| seen.lock().unwrap().clone(), &handle);
+            let worked = catch_unwind(AssertUnwindSafe(|| work(&|| seen.lock().unwrap().clone(), &handle)));
+            // Whatever has failed: the scope waits for the server.
             handle.shutdown();
             serving.join().unwrap().unwrap();
+            worked.unwrap_or_else(|panic| resume_unwind(panic));
         });
     });
 }
