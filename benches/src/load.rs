@@ -1,11 +1,12 @@
 //! The clients that are measured, and the one that loads the servers. Each is a process of its own.
 
-use std::collections::VecDeque;
 use std::error::Error;
 use std::future::Future;
 use std::io::{self, BufRead as _, IoSlice, Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream};
 use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
@@ -92,7 +93,7 @@ enum AnyClient {
     Hyper { fetch: Fetch },
 }
 
-type Fetch = Box<dyn Fn(Uri) -> Pin<Box<dyn Future<Output = bool> + Send>>>;
+type Fetch = Arc<dyn Fn(Uri) -> Pin<Box<dyn Future<Output = bool> + Send>> + Send + Sync>;
 
 impl AnyClient {
     fn new(kind: Kind) -> Self {
@@ -117,18 +118,22 @@ impl AnyClient {
             Self::Raw => raw(job, concurrency),
             Self::Hyper { fetch } => {
                 let Ok(uri) = format!("http://{}{}", job.address, job.path).parse::<Uri>() else { return 0 };
-                runtime.block_on(async {
-                    // Spawned: the root future of `block_on` costs turns of the reactor.
-                    let mut running = VecDeque::new();
+                // All in spawned tasks: each turn of the root future costs turns of the reactor.
+                let left = Arc::new(AtomicUsize::new(job.count));
+                let work = async |left: Arc<AtomicUsize>, fetch: Fetch, uri: Uri| {
                     let mut answered = 0;
-                    for _ in 0..job.count {
-                        if running.len() == concurrency {
-                            answered += usize::from(next(&mut running).await);
-                        }
-                        running.push_back(tokio::spawn(fetch(uri.clone())));
+                    while take_one(&left) {
+                        answered += usize::from(fetch(uri.clone()).await);
                     }
-                    while !running.is_empty() {
-                        answered += usize::from(next(&mut running).await);
+                    answered
+                };
+                runtime.block_on(async {
+                    let running: Vec<_> = (0..concurrency)
+                        .map(|_| tokio::spawn(work(left.clone(), fetch.clone(), uri.clone())))
+                        .collect();
+                    let mut answered = 0;
+                    for task in running {
+                        answered += task.await.unwrap_or(0);
                     }
                     answered
                 })
@@ -137,16 +142,13 @@ impl AnyClient {
     }
 }
 
-async fn next(running: &mut VecDeque<tokio::task::JoinHandle<bool>>) -> bool {
-    match running.pop_front() {
-        Some(task) => task.await.unwrap_or(false),
-        None => false,
-    }
+fn take_one(left: &AtomicUsize) -> bool {
+    left.fetch_update(Relaxed, Relaxed, |left| left.checked_sub(1)).is_ok()
 }
 
 fn fetch_with<C: Connect + Clone + Send + Sync + 'static>(connector: C) -> Fetch {
     let client: Client<C, Full<Bytes>> = Client::builder(TokioExecutor::new()).build(connector);
-    Box::new(move |uri| {
+    Arc::new(move |uri| {
         let client = client.clone();
         Box::pin(async move {
             let Ok(response) = client.get(uri).await else { return false };

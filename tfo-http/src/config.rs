@@ -183,10 +183,20 @@ impl Config {
 
     /// Asks for TCP Fast Open on a socket that is not connected yet.
     pub(crate) fn want_fastopen(&self, address: &SocketAddr, socket: &Socket) -> Result<(), tfo_core::Error> {
-        if self.is_cookieless(address) {
-            sockopt::set_fastopen_no_cookie(socket, true)?;
-        }
+        self.go_without_cookie(address, socket)?;
         sockopt::set_fastopen_connect(socket, true)
+    }
+
+    /// Lets data go without a cookie, where that is wanted.
+    pub(crate) fn go_without_cookie(
+        &self,
+        address: &SocketAddr,
+        socket: &Socket,
+    ) -> Result<(), tfo_core::Error> {
+        match self.is_cookieless(address) {
+            true => sockopt::set_fastopen_no_cookie(socket, true),
+            false => Ok(()),
+        }
     }
 
     /// What a connection can do without: as `HttpConnector`, it goes on if the kernel refuses.

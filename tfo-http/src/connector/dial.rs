@@ -5,12 +5,12 @@ use std::future::poll_fn;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use futures_util::StreamExt as _;
 use futures_util::stream::FuturesUnordered;
 use socket2::Socket;
-use tfo_core::{Connect, TcpInfo};
+use tfo_core::Connect;
 use tokio::net::TcpStream;
 use tokio::time::{sleep, timeout};
 
@@ -18,24 +18,37 @@ use crate::config::{Config, begin_plain, register};
 use crate::error::{ConnectError, ConnectErrorKind};
 use crate::info::{ConnInfo, Reason};
 use crate::path::{self, Advice};
-use crate::stream::evidence::{self, Syn};
-use crate::stream::{FirstAttempt, Parkable, TfoStream, Trip, poll_established};
+use crate::stream::evidence::{self, Handshake, Syn};
+use crate::stream::syn::{Unsent, poll_established};
+use crate::stream::{FirstAttempt, Parkable, TfoStream, Trip};
+
+/// The first call on a socket where rides are known to arrive.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum FirstCall {
+    /// The one that sends.
+    Send,
+    /// `connect`, which asks for a cookie if there is none.
+    Connect,
+}
 
 /// Connects to the first of `addresses` that answers, within the connect timeout.
 pub(super) async fn dial(
     config: Arc<Config>,
     mut addresses: Vec<SocketAddr>,
     dns: Option<Duration>,
+    first_call: FirstCall,
 ) -> Result<TfoStream, ConnectError> {
     if addresses.len() > 1 && config.prefer_rides && config.syn_data.is_wanted() {
         addresses.sort_by_cached_key(|address| !Trip::is_known_to_arrive(&config, address));
     }
     match config.connect_timeout {
-        None => race(&config, &addresses, dns).await,
-        Some(whole) => timeout(whole, race(&config, &addresses, dns)).await.unwrap_or_else(|_| {
-            let error = ConnectError::bare(ConnectErrorKind::TimedOut);
-            Err(addresses.first().map_or_else(unreachable_family, |first| error.at(*first)))
-        }),
+        None => race(&config, &addresses, dns, first_call).await,
+        Some(whole) => {
+            timeout(whole, race(&config, &addresses, dns, first_call)).await.unwrap_or_else(|_| {
+                let error = ConnectError::bare(ConnectErrorKind::TimedOut);
+                Err(addresses.first().map_or_else(unreachable_family, |first| error.at(*first)))
+            })
+        }
     }
 }
 
@@ -50,9 +63,10 @@ async fn race(
     config: &Arc<Config>,
     addresses: &[SocketAddr],
     dns: Option<Duration>,
+    first_call: FirstCall,
 ) -> Result<TfoStream, ConnectError> {
     if let [address] = addresses {
-        return attempt(config, *address, dns, None).await;
+        return attempt(config, *address, dns, first_call, None).await;
     }
     let share = config.connect_timeout.map(|whole| whole / addresses.len().max(1) as u32);
     let mut waiting = addresses.iter();
@@ -60,7 +74,7 @@ async fn race(
     let mut first_error = None;
     loop {
         if let Some(address) = waiting.next() {
-            running.push(attempt(config, *address, dns, share));
+            running.push(attempt(config, *address, dns, first_call, share));
         } else if running.is_empty() {
             return Err(first_error.unwrap_or_else(unreachable_family));
         }
@@ -81,14 +95,23 @@ async fn attempt(
     config: &Arc<Config>,
     address: SocketAddr,
     dns: Option<Duration>,
+    first_call: FirstCall,
     share: Option<Duration>,
 ) -> Result<TfoStream, ConnectError> {
     let info = ConnInfo::new(address, dns);
     let mut trip = config.syn_data.is_wanted().then(|| Trip::ask(config, &address));
+    if first_call == FirstCall::Send && trip.as_ref().is_some_and(Trip::is_proven) {
+        let socket = config.open(&address)?;
+        if config.go_without_cookie(&address, &socket).is_ok()
+            && let Some(trip) = trip.take()
+        {
+            return Ok(TfoStream::unsent(Unsent::Fresh(socket), trip, config.clone(), info));
+        }
+    }
     let result = match begin(config, &address, trip.as_ref().map(Trip::advice))? {
         Begun::Deferred(socket) => {
             let Some(trip) = trip else { return Err(ConnectError::bare(ConnectErrorKind::Socket)) };
-            return Ok(TfoStream::deferred(socket, trip, config.clone(), info));
+            return Ok(TfoStream::unsent(Unsent::Deferred(socket), trip, config.clone(), info));
         }
         Begun::Handshake(socket, reason) => {
             let first = register(socket).map_err(|error| error.at(address))?;
@@ -145,8 +168,8 @@ async fn handshake(
     match trip {
         Some(trip) if reason == Reason::NoCookie => ask_cookie(config, first, address, info, trip).await,
         _ => {
-            let tcp_info = established(&first).await?;
-            evidence::note(tcp_info.as_ref(), info, Syn::Plain(reason));
+            let handshake = established(&first).await?;
+            evidence::note(&handshake, info, Syn::Plain(reason));
             first.take().map_err(connect_error)
         }
     }
@@ -162,21 +185,21 @@ async fn ask_cookie(
     trip: &mut Trip,
 ) -> Result<TcpStream, ConnectError> {
     let asked = Syn::AskedForCookie(Reason::NoCookie);
-    let measure = |trip: &Trip, tcp_info: &Option<TcpInfo>| {
-        if let Some(rtt) = evidence::clear_rtt(tcp_info.as_ref(), false) {
-            trip.measured(rtt);
+    let measure = |trip: &Trip, handshake: &Handshake| {
+        if let Some(rtt) = handshake.clear_rtt(false) {
+            trip.measured(rtt, Instant::now());
         }
     };
-    trip.sent();
+    trip.sent(Instant::now());
     let hedge = config.hedge_delay(trip.due(), false);
     let refused = tokio::select! {
         biased;
-        tcp_info = established(&first) => match tcp_info {
-            Ok(tcp_info) => {
-                let repeated = evidence::was_repeated(tcp_info.as_ref(), false);
-                trip.tell(if repeated { path::Event::Silent } else { path::Event::Answered });
-                measure(trip, &tcp_info);
-                evidence::note(tcp_info.as_ref(), info, asked);
+        handshake = established(&first) => match handshake {
+            Ok(handshake) => {
+                let repeated = handshake.was_repeated(false);
+                let event = if repeated { path::Event::Silent } else { path::Event::Answered };
+                trip.tell_with(event, handshake.clear_rtt(false), Instant::now());
+                evidence::note(&handshake, info, asked);
                 return first.take().map_err(connect_error);
             }
             Err(error) => Some(error),
@@ -187,34 +210,34 @@ async fn ask_cookie(
     if let Some(refused) = refused {
         trip.answered();
         // If a plain SYN is refused too, it was not the cookie's fault.
-        let Ok(tcp_info) = established(&plain).await else { return Err(refused) };
-        trip.tell(path::Event::Refused);
-        measure(trip, &tcp_info);
-        evidence::note_plain_instead(tcp_info.as_ref(), info, FirstAttempt::Refused);
+        let Ok(handshake) = established(&plain).await else { return Err(refused) };
+        trip.tell(path::Event::Refused, Instant::now());
+        measure(trip, &handshake);
+        evidence::note_plain_instead(&handshake, info, FirstAttempt::Refused);
         return plain.take().map_err(connect_error);
     }
-    trip.tell(path::Event::Silent);
+    trip.tell(path::Event::Silent, Instant::now());
     tokio::select! {
         biased;
-        Ok(tcp_info) = established(&first) => {
-            if !evidence::was_repeated(tcp_info.as_ref(), false) {
-                trip.tell(path::Event::Answered);
+        Ok(handshake) = established(&first) => {
+            if !handshake.was_repeated(false) {
+                trip.tell(path::Event::Answered, Instant::now());
             }
-            measure(trip, &tcp_info);
-            evidence::note(tcp_info.as_ref(), info, asked);
+            measure(trip, &handshake);
+            evidence::note(&handshake, info, asked);
             info.update(|facts| facts.hedged = true);
             first.take().map_err(connect_error)
         }
-        Ok(tcp_info) = established(&plain) => {
-            measure(trip, &tcp_info);
-            evidence::note_plain_instead(tcp_info.as_ref(), info, FirstAttempt::Silent);
+        Ok(handshake) = established(&plain) => {
+            measure(trip, &handshake);
+            evidence::note_plain_instead(&handshake, info, FirstAttempt::Silent);
             plain.take().map_err(connect_error)
         }
         else => Err(connect_error(io::ErrorKind::ConnectionRefused.into())),
     }
 }
 
-async fn established(attempt: &Parkable) -> Result<Option<TcpInfo>, ConnectError> {
+async fn established(attempt: &Parkable) -> Result<Handshake, ConnectError> {
     let stream = attempt.stream().map_err(connect_error)?;
     poll_fn(|cx| poll_established(stream, cx)).await.map_err(connect_error)
 }

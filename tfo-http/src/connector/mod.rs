@@ -24,6 +24,7 @@ use crate::metrics::TfoMetrics;
 use crate::path::PathMemory;
 use crate::policy::SynData;
 use crate::stream::TfoStream;
+use dial::FirstCall;
 pub use warm::Warm;
 
 /// A connector for hyper whose first flight rides in the SYN: it stands where `hyper_util`'s
@@ -299,7 +300,7 @@ impl<R: Resolve> Service<Uri> for TfoConnector<R> {
         let resolver = std::mem::replace(&mut self.resolver, clone);
         TfoConnecting(Box::pin(async move {
             let (addresses, dns) = addresses(&config, resolver, &uri).await?;
-            let dialled = dial::dial(config.clone(), addresses, dns).await;
+            let dialled = dial::dial(config.clone(), addresses, dns, FirstCall::Send).await;
             dialled.map(TokioIo::new).map_err(|error| {
                 let error = error.after_dns(dns);
                 if let Some(info) = error.conn_info() {
@@ -447,7 +448,7 @@ mod tests {
             connector.set_keepalive_interval(Some(time));
             connector.set_tcp_user_timeout(Some(time));
             // Two addresses, so that the second waits for the first's delay.
-            dial::dial(connector.config.clone(), vec![gone, there], None).await.unwrap();
+            dial::dial(connector.config.clone(), vec![gone, there], None, FirstCall::Send).await.unwrap();
             let config = &connector.config;
             let kept = [config.connect_timeout, config.happy_eyeballs_timeout, config.hedge.guard(None)];
             assert_eq!(kept, [Some(LONGEST); 3]);

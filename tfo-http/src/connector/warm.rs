@@ -4,7 +4,8 @@ use std::future::{Future, poll_fn};
 
 use http::Uri;
 
-use super::{Resolve, TfoConnector, addresses, dial};
+use super::dial::{self, FirstCall};
+use super::{Resolve, TfoConnector, addresses};
 use crate::error::{ConnectError, ConnectErrorKind};
 use crate::info::{Reason, SynOutcome};
 
@@ -52,7 +53,7 @@ impl<R: Resolve> TfoConnector<R> {
             let ready = poll_fn(|cx| resolver.poll_ready(cx)).await;
             ready.map_err(|error| ConnectError::new(ConnectErrorKind::Dns, error))?;
             let (addresses, dns) = addresses(&config, resolver, &uri).await?;
-            let stream = dial::dial(config, addresses, dns).await?;
+            let stream = dial::dial(config, addresses, dns, FirstCall::Connect).await?;
             let info = stream.conn_info();
             Ok(match info.outcome() {
                 SynOutcome::CookieRequested => Warm::Asked,

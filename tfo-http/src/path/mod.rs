@@ -108,6 +108,7 @@ pub use store::{MemoryStore, NullStore, PathStore};
 use std::collections::hash_map::RandomState;
 use std::fmt;
 use std::hash::BuildHasher;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -181,6 +182,8 @@ pub struct PathMemory {
 struct Shared {
     settings: Settings,
     hasher: RandomState,
+    /// Counts what can make an answer to a proven ticket another one.
+    stirred: AtomicU64,
     inner: Mutex<Inner>,
 }
 
@@ -206,6 +209,7 @@ pub struct Ticket {
     /// The memory's network when it was given.
     network: Option<NetworkId>,
     serial: u64,
+    stirred: u64,
     advice: Advice,
     proven: bool,
     doubtful: bool,
@@ -267,7 +271,14 @@ impl PathMemory {
             forgotten: 0,
             changed: 0,
         };
-        Self { shared: Arc::new(Shared { settings, hasher: RandomState::new(), inner: Mutex::new(inner) }) }
+        Self {
+            shared: Arc::new(Shared {
+                settings,
+                hasher: RandomState::new(),
+                stirred: AtomicU64::new(0),
+                inner: Mutex::new(inner),
+            }),
+        }
     }
 
     /// What may be sent on this path now. It may reserve something: the ticket is to be reported on.
@@ -278,8 +289,12 @@ impl PathMemory {
     /// Asks again for a ticket on which nothing was sent yet, without losing what it has reserved to
     /// somebody else.
     pub fn ask_again(&self, ticket: &mut Ticket, now: Instant) -> Advice {
+        // It has reserved nothing, and nothing has happened that could have changed the answer.
+        if ticket.proven && ticket.stirred == self.shared.stirred.load(Relaxed) {
+            return ticket.advice;
+        }
         let mut inner = self.lock();
-        self.shared.report(&mut inner, ticket, Event::Unused, now);
+        self.shared.report(&mut inner, ticket, Event::Unused, None, now);
         *ticket = self.shared.ask(&mut inner, &ticket.path, now);
         ticket.advice
     }
@@ -287,7 +302,12 @@ impl PathMemory {
     /// What became of a ticket. Of one that was `Avoid`, or given before [`PathMemory::forget`] or a
     /// change of network, nothing is learnt.
     pub fn report(&self, ticket: &mut Ticket, event: Event, now: Instant) {
-        self.shared.report(&mut self.lock(), ticket, event, now);
+        self.report_with(ticket, event, None, now);
+    }
+
+    /// [`PathMemory::report`] and [`PathMemory::report_rtt`] in one.
+    pub(crate) fn report_with(&self, ticket: &mut Ticket, event: Event, rtt: Option<Duration>, now: Instant) {
+        self.shared.report(&mut self.lock(), ticket, event, rtt, now);
     }
 
     /// How long a handshake to the ticket's path has taken: the ride's own, or that of a plain
@@ -320,6 +340,7 @@ impl PathMemory {
     /// Forgets all paths, a pause of the network too. The kernel keeps its cookies.
     pub fn forget(&self) {
         let mut inner = self.lock();
+        self.shared.stir();
         inner.serial += 1;
         inner.forgotten = inner.serial;
         inner.net = Network::default();
@@ -329,6 +350,7 @@ impl PathMemory {
     /// Forgets one path.
     pub fn forget_path(&self, path: &Path, now: Instant) {
         let mut inner = self.lock();
+        self.shared.stir();
         let path = path.or_network(inner.network);
         inner.put(&path, Record::new(now));
     }
@@ -341,6 +363,7 @@ impl PathMemory {
     pub fn set_network(&self, network: Option<NetworkId>) {
         let mut inner = self.lock();
         if inner.network != network {
+            self.shared.stir();
             inner.serial += 1;
             inner.changed = inner.serial;
             inner.network = network;
@@ -376,6 +399,7 @@ impl Shared {
             path: *path,
             network,
             serial,
+            stirred: self.stirred.load(Relaxed),
             advice: Advice::Avoid,
             proven: false,
             doubtful: false,
@@ -415,9 +439,19 @@ impl Shared {
         ticket
     }
 
-    fn report(&self, inner: &mut Inner, ticket: &mut Ticket, event: Event, now: Instant) {
+    fn report(
+        &self,
+        inner: &mut Inner,
+        ticket: &mut Ticket,
+        event: Event,
+        rtt: Option<Duration>,
+        now: Instant,
+    ) {
         if ticket.advice == Advice::Avoid {
             return;
+        }
+        if !matches!(event, Event::Acked | Event::Answered | Event::Unused) {
+            self.stir();
         }
         let path = ticket.path.or_network(ticket.network);
         let slow =
@@ -446,6 +480,9 @@ impl Shared {
         inner.serial += 1;
         let went_off =
             record.learn(event, Learnt { serial: ticket.serial, reserved, struck }, now, inner.serial);
+        if let Some(rtt) = rtt {
+            record.measured(rtt, now);
+        }
         if known.is_some_and(|known| known != record) || known.is_none() && !record.is_blank() {
             inner.put(&path, record);
         }
@@ -454,6 +491,10 @@ impl Shared {
         } else if went_off {
             inner.net.failed(path.prefix(), now);
         }
+    }
+
+    fn stir(&self) {
+        self.stirred.fetch_add(1, Relaxed);
     }
 
     /// Keyed, so that nobody can choose whose bucket to share.

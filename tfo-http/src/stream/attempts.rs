@@ -1,22 +1,22 @@
 //! The sockets of a [`Delivery`]: its decisions, carried out.
 
-use std::future::Future;
 use std::io;
 use std::net::{Shutdown, SocketAddr};
 use std::pin::Pin;
 use std::task::{Context, Poll};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use socket2::SockRef;
 use tfo_core::{TcpInfo, TcpState, peek};
 use tokio::io::{AsyncWrite, Interest};
 use tokio::net::TcpStream;
-use tokio::time::{Sleep, sleep_until};
 
+use super::alarm::Alarm;
 use super::delivery::{Action, Delivery, Event, Id, Stage};
-use super::evidence::{self, Syn};
+use super::evidence::{Handshake, Syn};
 use super::parking::Lot;
 use super::probe::Probe;
+use super::syn::{Sent, poll_established};
 use super::trip::Trip;
 use crate::config::{Config, begin_plain};
 use crate::error::{ConnectError, ConnectErrorKind};
@@ -33,9 +33,10 @@ pub(super) struct Attempts {
     more: Vec<Attempt>,
     others: std::vec::IntoIter<SocketAddr>,
     first_error: Option<ConnectError>,
+    /// There never was a socket for the first attempt; to be told.
+    stillborn: bool,
     /// How an attempt that was established has ended.
-    broken: Option<(io::Error, Option<TcpInfo>)>,
-    timer: Option<Pin<Box<Sleep>>>,
+    broken: Option<(io::Error, Handshake)>,
     /// What the first attempt's peer was asked.
     probe: Option<Probe>,
     /// Whether nothing comes behind the flight.
@@ -58,19 +59,19 @@ struct Attempt {
 enum Progress {
     Connecting,
     /// Established, not asked to carry the flight.
-    Idle(Option<TcpInfo>),
+    Idle(Handshake),
     /// It sends the flight, and waits for an answer.
-    Carrying(Option<TcpInfo>),
+    Carrying(Handshake),
 }
 
 /// What became of a delivery.
 pub(super) enum Delivered {
     /// A connection.
-    Won(Box<Won>),
+    Won(Won),
     /// None.
     Lost(ConnectError),
     /// There was one, and it broke before an answer came.
-    Broken(io::Error, Option<Box<TcpInfo>>),
+    Broken(io::Error, Handshake),
 }
 
 /// The connection, and how it came about.
@@ -79,7 +80,7 @@ pub(super) struct Won {
     pub(super) address: SocketAddr,
     pub(super) sent: usize,
     pub(super) flight: Vec<u8>,
-    pub(super) tcp_info: Option<TcpInfo>,
+    pub(super) handshake: Handshake,
     pub(super) hedged: bool,
     /// No byte has come, but the peer's kernel has been asked, and is there.
     pub(super) unheard: bool,
@@ -99,41 +100,36 @@ pub(crate) enum FirstAttempt {
 }
 
 impl Attempts {
+    /// Of the flight only the first `early` bytes may go out on more than one attempt.
     pub(super) fn new(
-        (stream, sent, syn): (TcpStream, usize, Syn),
+        sent: Sent,
         address: SocketAddr,
-        flight: Vec<u8>,
+        (flight, early): (Vec<u8>, usize),
         delivery: Delivery,
         others: Vec<SocketAddr>,
         trip: Trip,
         lot: Lot,
     ) -> Self {
-        let first = Attempt { address, stream: Some(stream), sent, progress: Progress::Connecting };
-        let others = others.into_iter();
-        let (more, first_error, broken, timer) = (Vec::new(), None, None, None);
-        let (early, shut_down) = (flight.len(), false);
+        let (stream, first_error) = match sent.stream {
+            Ok(stream) => (Some(stream), None),
+            Err(error) => (None, Some(error.at(address))),
+        };
         Self {
             delivery,
+            early: early.min(flight.len()),
             flight,
-            early,
-            syn,
-            first,
-            more,
-            others,
+            syn: sent.syn,
+            stillborn: stream.is_none(),
+            first: Attempt { address, stream, sent: sent.bytes, progress: Progress::Connecting },
+            more: Vec::new(),
+            others: others.into_iter(),
             first_error,
-            broken,
-            timer,
+            broken: None,
             probe: None,
-            shut_down,
+            shut_down: false,
             trip,
             lot,
         }
-    }
-
-    /// With a flight of which only so many leading bytes may go out on more than one attempt.
-    pub(super) fn up_to(mut self, early: usize) -> Self {
-        self.early = early.min(self.flight.len());
-        self
     }
 
     /// Where the delivery stands.
@@ -168,27 +164,34 @@ impl Attempts {
     /// The application has more to send: who has the flight is the connection, although no answer has
     /// come, and nothing is sent twice any more.
     pub(super) fn go_on(&mut self, config: &Config) -> Option<Delivered> {
-        match self.delivery.on(Event::Continued, Instant::now()) {
-            Action::Win(id) => Some(self.won(id, config)),
+        let now = Instant::now();
+        match self.delivery.on(Event::Continued, now) {
+            Action::Win(id) => Some(self.won(id, config, now)),
             _ => None,
         }
     }
 
     /// Ready when one attempt is the connection, or none will be.
-    pub(super) fn poll(&mut self, cx: &mut Context<'_>, config: &Config) -> Poll<Delivered> {
+    pub(super) fn poll(
+        &mut self,
+        cx: &mut Context<'_>,
+        config: &Config,
+        alarm: &mut Alarm,
+    ) -> Poll<Delivered> {
         loop {
-            let event = self.poll_event(cx);
+            let event = self.poll_event(cx, alarm);
             if self.shut_down {
                 self.shut_down();
             }
             let Some(event) = event else { return Poll::Pending };
-            self.learn(event);
-            let mut action = self.delivery.on(event, Instant::now());
+            let now = Instant::now();
+            self.learn(event, now);
+            let mut action = self.delivery.on(event, now);
             loop {
                 let next = match action {
                     Action::Wait => break,
                     Action::Silent => {
-                        self.tell(path::Event::Silent);
+                        self.tell(path::Event::Silent, now);
                         None
                     }
                     Action::Hedge => self.begin(self.first.address, config),
@@ -205,12 +208,12 @@ impl Attempts {
                         None
                     }
                     Action::SeeProbe => Some(self.see_probe()),
-                    Action::Win(id) => return Poll::Ready(self.won(id, config)),
+                    Action::Win(id) => return Poll::Ready(self.won(id, config, now)),
                     Action::GiveUp { maybe_executed } => {
                         // Whether a plain SYN would have been taken is not tried; but every one that must not
                         // be repeated would fail here.
                         if maybe_executed {
-                            self.tell(path::Event::Refused);
+                            self.tell(path::Event::Refused, now);
                         }
                         return Poll::Ready(self.lost(maybe_executed));
                     }
@@ -218,7 +221,7 @@ impl Attempts {
                         Some(late) => Some(late),
                         None => {
                             if self.probe.is_some() {
-                                self.tell(path::Event::SilentAfterHandshake);
+                                self.tell(path::Event::SilentAfterHandshake, now);
                             }
                             let error = ConnectError::bare(ConnectErrorKind::TimedOut).at(self.first.address);
                             let maybe_executed = self.delivery.must_not_repeat();
@@ -228,7 +231,7 @@ impl Attempts {
                     },
                 };
                 action = match next {
-                    Some(event) => self.delivery.on(event, Instant::now()),
+                    Some(event) => self.delivery.on(event, now),
                     None => break,
                 };
             }
@@ -243,39 +246,55 @@ impl Attempts {
     }
 
     /// What an event says of the first address' path.
-    fn learn(&mut self, event: Event) {
+    fn learn(&mut self, event: Event, now: Instant) {
         let with_data = self.delivery.carries_data();
-        if let Event::Established { id, .. } = event {
-            let first = self.first.address;
-            let here = self.attempt(id).filter(|attempt| attempt.address == first);
-            let tcp_info = here.and_then(|attempt| attempt.tcp_info());
-            if let Some(rtt) = evidence::clear_rtt(tcp_info.as_ref(), id == 0 && with_data) {
-                self.trip.measured(rtt);
-            }
-        }
-        let tcp_info = self.first.tcp_info();
-        match event {
-            Event::Established { id: 0, .. } if evidence::was_repeated(tcp_info.as_ref(), with_data) => {
-                self.tell(path::Event::Silent);
-            }
-            Event::Established { id: 0, taken: false } if with_data => self.tell(path::Event::NotAcked),
-            Event::Established { id: 0, .. } if !with_data => self.tell(path::Event::Answered),
-            Event::Established { id: 0, .. } if self.trip.is_proven() => self.tell(path::Event::Acked),
-            Event::Established { id: 0, .. } | Event::Failed { id: 0 } => self.trip.answered(),
+        let rtt = self.clear_rtt(event, with_data);
+        let handshake = self.first.handshake();
+        let heard = match event {
+            Event::Established { id: 0, .. } if handshake.was_repeated(with_data) => path::Event::Silent,
+            Event::Established { id: 0, taken: false } if with_data => path::Event::NotAcked,
+            Event::Established { id: 0, .. } if !with_data => path::Event::Answered,
+            Event::Established { id: 0, .. } if self.trip.is_proven() => path::Event::Acked,
             // On a path that is not proven, a ride counts when its answer is there.
-            Event::Answered { id: 0 } if with_data && !self.trip.is_proven() => self.tell(path::Event::Acked),
-            _ => {}
+            Event::Answered { id: 0 } if with_data && !self.trip.is_proven() => path::Event::Acked,
+            event => {
+                if matches!(event, Event::Established { id: 0, .. } | Event::Failed { id: 0 }) {
+                    self.trip.answered();
+                }
+                if let Some(rtt) = rtt {
+                    self.trip.measured(rtt, now);
+                }
+                return;
+            }
+        };
+        if matches!(self.syn, Syn::Plain(_)) {
+            if let Some(rtt) = rtt {
+                self.trip.measured(rtt, now);
+            }
+        } else {
+            self.trip.tell_with(heard, rtt, now);
         }
     }
 
-    fn tell(&mut self, event: path::Event) {
+    /// The round-trip time that a handshake to the first address has measured.
+    fn clear_rtt(&mut self, event: Event, with_data: bool) -> Option<Duration> {
+        let Event::Established { id, .. } = event else { return None };
+        let first = self.first.address;
+        let attempt = self.attempt(id).filter(|attempt| attempt.address == first)?;
+        attempt.handshake().clear_rtt(id == 0 && with_data)
+    }
+
+    fn tell(&mut self, event: path::Event, now: Instant) {
         if !matches!(self.syn, Syn::Plain(_)) {
-            self.trip.tell(event);
+            self.trip.tell(event, now);
         }
     }
 
     /// The next event: sockets first, so that a late timer does not outvote them.
-    fn poll_event(&mut self, cx: &mut Context<'_>) -> Option<Event> {
+    fn poll_event(&mut self, cx: &mut Context<'_>, alarm: &mut Alarm) -> Option<Event> {
+        if std::mem::take(&mut self.stillborn) {
+            return Some(Event::Failed { id: 0 });
+        }
         for id in 0..=self.more.len() {
             let flight = &self.flight[..self.early];
             // Who would only be asked is believed without another system call.
@@ -288,8 +307,8 @@ impl Attempts {
                 Ok(Some(event)) => return Some(event),
                 Ok(None) => {}
                 Err(error) => {
-                    if let Progress::Carrying(tcp_info) = attempt.progress {
-                        self.broken = Some((error, tcp_info));
+                    if let Progress::Carrying(handshake) = attempt.progress {
+                        self.broken = Some((error, handshake));
                     } else {
                         let error = ConnectError::new(ConnectErrorKind::Connect, error).at(attempt.address);
                         self.first_error.get_or_insert(error);
@@ -298,12 +317,7 @@ impl Attempts {
                 }
             }
         }
-        let at = self.delivery.wake_at()?.into();
-        let timer = self.timer.get_or_insert_with(|| Box::pin(sleep_until(at)));
-        if timer.deadline() != at {
-            timer.as_mut().reset(at);
-        }
-        timer.as_mut().poll(cx).is_ready().then_some(Event::Timer)
+        alarm.poll_at(self.delivery.wake_at()?, cx).then_some(Event::Timer)
     }
 
     /// Begins a plain attempt; what it failed of at once.
@@ -321,9 +335,9 @@ impl Attempts {
 
     fn carry(&mut self, id: Id) {
         if let Some(attempt) = self.attempt(id)
-            && let Progress::Idle(tcp_info) = attempt.progress
+            && let Progress::Idle(handshake) = attempt.progress
         {
-            attempt.progress = Progress::Carrying(tcp_info);
+            attempt.progress = Progress::Carrying(handshake);
         }
     }
 
@@ -334,38 +348,25 @@ impl Attempts {
             let (Some(stream), Progress::Connecting) = (&attempt.stream, attempt.progress) else { continue };
             let Ok(tcp_info) = TcpInfo::read(stream) else { continue };
             if tcp_info.state().is_some_and(TcpState::is_proven) {
-                return Some(attempt.established(id, Some(tcp_info)));
+                return Some(attempt.established(id, Handshake::from(&tcp_info)));
             }
         }
         None
     }
 
-    fn won(&mut self, id: Id, config: &Config) -> Delivered {
+    fn won(&mut self, id: Id, config: &Config, now: Instant) -> Delivered {
         let instead_of = (id != 0).then_some(match (&self.first.stream, self.first.progress) {
             (None, _) => FirstAttempt::Refused,
             // Not one that was only late, or answered when its SYN had been repeated without data.
-            (_, Progress::Carrying(Some(tcp_info)))
-                if tcp_info.syn_data() == Some(true) && self.delivery.is_guard_over(Instant::now()) =>
+            (_, Progress::Carrying(handshake))
+                if handshake.is_taken() && self.delivery.is_guard_over(now) =>
             {
                 FirstAttempt::Stalled
             }
             _ => FirstAttempt::Silent,
         });
-        let first = self.first.address;
-        let rtt = self
-            .attempt(id)
-            .filter(|winner| winner.address == first)
-            .map(|winner| winner.tcp_info().as_ref().and_then(TcpInfo::rtt).unwrap_or_default());
-        let here = rtt.is_some();
-        let unanswered = self.trip.unanswered_for();
-        match instead_of {
-            // The other's packets have come and gone meanwhile.
-            Some(FirstAttempt::Silent) if rtt.is_some_and(|rtt| unanswered > Some(2 * rtt)) => {
-                self.tell(path::Event::Silent);
-            }
-            Some(FirstAttempt::Stalled) if here => self.tell(path::Event::SilentAfterHandshake),
-            Some(FirstAttempt::Refused) if here => self.tell(path::Event::Refused),
-            _ => {}
+        if let Some(first) = instead_of {
+            self.tell_of_loser(id, first, now);
         }
         let hedged = self.delivery.hedged();
         let unheard = self.probe.is_some() && id == 0;
@@ -374,8 +375,8 @@ impl Attempts {
         }
         let flight = std::mem::take(&mut self.flight);
         let winner = self.attempt(id).and_then(|attempt| {
-            let tcp_info = attempt.tcp_info();
-            Some((attempt.stream.take()?, attempt.address, attempt.sent, tcp_info))
+            let handshake = attempt.handshake();
+            Some((attempt.stream.take()?, attempt.address, attempt.sent, handshake))
         });
         if let Some((_, address, ..)) = &winner {
             for loser in self.more.iter().filter(|loser| loser.address != *address) {
@@ -384,17 +385,32 @@ impl Attempts {
         }
         self.park();
         match winner {
-            Some((stream, address, sent, tcp_info)) => {
-                let won = Won { stream, address, sent, flight, tcp_info, hedged, unheard, instead_of };
-                Delivered::Won(Box::new(won))
+            Some((stream, address, sent, handshake)) => {
+                Delivered::Won(Won { stream, address, sent, flight, handshake, hedged, unheard, instead_of })
             }
             None => self.lost(false),
         }
     }
 
+    /// What it says of the first address' path that another attempt has won.
+    fn tell_of_loser(&mut self, winner: Id, first: FirstAttempt, now: Instant) {
+        let address = self.first.address;
+        let Some(winner) = self.attempt(winner).filter(|winner| winner.address == address) else { return };
+        let rtt = winner.handshake().rtt().unwrap_or_default();
+        match first {
+            // The other's packets have come and gone meanwhile.
+            FirstAttempt::Silent if self.trip.unanswered_for(now) > Some(2 * rtt) => {
+                self.tell(path::Event::Silent, now);
+            }
+            FirstAttempt::Silent => {}
+            FirstAttempt::Stalled => self.tell(path::Event::SilentAfterHandshake, now),
+            FirstAttempt::Refused => self.tell(path::Event::Refused, now),
+        }
+    }
+
     fn lost(&mut self, maybe_executed: bool) -> Delivered {
-        if let Some((error, tcp_info)) = self.broken.take() {
-            return Delivered::Broken(error, tcp_info.map(Box::new));
+        if let Some((error, handshake)) = self.broken.take() {
+            return Delivered::Broken(error, handshake);
         }
         let none =
             || ConnectError::new(ConnectErrorKind::Connect, io::Error::from(io::ErrorKind::NotConnected));
@@ -423,12 +439,13 @@ impl Attempts {
 /// next one is guarded.
 impl Drop for Attempts {
     fn drop(&mut self) {
+        let now = Instant::now();
         if self.delivery.is_watched()
-            && self.delivery.is_guard_over(Instant::now())
+            && self.delivery.is_guard_over(now)
             && let Some(stream) = &self.first.stream
             && TcpInfo::read(stream).is_ok_and(|tcp_info| tcp_info.bytes_received() == Some(0))
         {
-            self.tell(path::Event::Abandoned);
+            self.tell(path::Event::Abandoned, now);
         }
         self.park();
     }
@@ -436,10 +453,10 @@ impl Drop for Attempts {
 
 impl Attempt {
     /// What the kernel said when the handshake was over.
-    fn tcp_info(&self) -> Option<TcpInfo> {
+    fn handshake(&self) -> Handshake {
         match self.progress {
-            Progress::Connecting => None,
-            Progress::Idle(tcp_info) | Progress::Carrying(tcp_info) => tcp_info,
+            Progress::Connecting => Handshake::default(),
+            Progress::Idle(handshake) | Progress::Carrying(handshake) => handshake,
         }
     }
 
@@ -453,13 +470,13 @@ impl Attempt {
     ) -> io::Result<Option<Event>> {
         let Some(stream) = &mut self.stream else { return Ok(None) };
         let polled = match self.progress {
-            Progress::Connecting => super::poll_established(stream, cx).map_ok(Some),
+            Progress::Connecting => poll_established(stream, cx).map_ok(Some),
             Progress::Idle(_) => return Ok(None),
             Progress::Carrying(_) => poll_answer(stream, flight, &mut self.sent, looks, cx).map_ok(|()| None),
         };
         match polled {
             Poll::Pending => Ok(None),
-            Poll::Ready(Ok(Some(tcp_info))) => Ok(Some(self.established(id, tcp_info))),
+            Poll::Ready(Ok(Some(handshake))) => Ok(Some(self.established(id, handshake))),
             Poll::Ready(Ok(None)) => Ok(Some(Event::Answered { id })),
             Poll::Ready(Err(error)) => {
                 self.stream = None;
@@ -468,11 +485,10 @@ impl Attempt {
         }
     }
 
-    fn established(&mut self, id: Id, tcp_info: Option<TcpInfo>) -> Event {
-        let taken = tcp_info.as_ref().and_then(TcpInfo::syn_data) == Some(true);
+    fn established(&mut self, id: Id, handshake: Handshake) -> Event {
         // The first attempt's SYN carried the flight, if any did.
-        self.progress = if self.sent > 0 { Progress::Carrying(tcp_info) } else { Progress::Idle(tcp_info) };
-        Event::Established { id, taken }
+        self.progress = if self.sent > 0 { Progress::Carrying(handshake) } else { Progress::Idle(handshake) };
+        Event::Established { id, taken: handshake.is_taken() }
     }
 }
 

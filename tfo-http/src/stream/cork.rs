@@ -4,7 +4,7 @@
 //! request a moment later: each flushed alone. Held back together they ride together. When a request
 //! comes, the client writes it and flushes again, so nobody needs to be woken for it.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::frames::{self, Frame, PREFACE};
 use crate::policy::SynData;
@@ -27,6 +27,8 @@ pub(super) struct Cork {
     waits_for: Option<u32>,
     /// There is a request in it.
     drawn: bool,
+    /// Until when it is waited for, once somebody has flushed.
+    pub(super) until: Option<Instant>,
 }
 
 /// Whether a flight speaks HTTP/2.

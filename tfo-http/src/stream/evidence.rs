@@ -7,6 +7,63 @@ use tfo_core::{ClientFail, TcpInfo};
 use super::attempts::{FirstAttempt, Won};
 use crate::info::{ConnInfo, Facts, Reason, SynOutcome};
 
+/// What the kernel says of a handshake that is over: that much of `TCP_INFO`. `None`: it does not say.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Handshake {
+    /// Whether the data of the SYN was acked.
+    taken: Option<bool>,
+    fail: Option<ClientFail>,
+    retransmissions: Option<u32>,
+    rtt: Option<Duration>,
+}
+
+impl From<&TcpInfo> for Handshake {
+    fn from(tcp_info: &TcpInfo) -> Self {
+        Self {
+            taken: tcp_info.syn_data(),
+            fail: tcp_info.client_fail(),
+            retransmissions: tcp_info.total_retrans(),
+            rtt: tcp_info.rtt(),
+        }
+    }
+}
+
+impl Handshake {
+    /// Whether the server has acked the data of the SYN.
+    pub(crate) fn is_taken(&self) -> bool {
+        self.taken == Some(true)
+    }
+
+    /// The time from SYN to SYN-ACK.
+    pub(crate) fn rtt(&self) -> Option<Duration> {
+        self.rtt
+    }
+
+    /// Whether the kernel had to repeat the SYN; the repeated one has no TCP Fast Open in it.
+    ///
+    /// Linux says so of a SYN with data only (tcp_fastopen.c, `TFO_SYN_RETRANSMITTED`). Of others its
+    /// count of retransmissions does, when nothing but the SYN was sent; but not of a SYN with data,
+    /// because data that was not taken is retransmitted too.
+    pub(crate) fn was_repeated(&self, with_data: bool) -> bool {
+        match self.fail {
+            Some(ClientFail::SynRetransmitted) => true,
+            _ if with_data => false,
+            _ => self.retransmissions.is_some_and(|times| times > 0),
+        }
+    }
+
+    /// How long it took; `None` if that is not clear, because the SYN was repeated (RFC 6298 section 3).
+    pub(crate) fn clear_rtt(&self, with_data: bool) -> Option<Duration> {
+        let once = match self.fail {
+            Some(ClientFail::SynRetransmitted) => false,
+            // The one retransmission is that of the data.
+            Some(ClientFail::DataNotAcked) if with_data => true,
+            _ => self.retransmissions == Some(0),
+        };
+        self.rtt.filter(|_| once)
+    }
+}
+
 /// What the SYN was: what its outcome is judged by.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Syn {
@@ -23,35 +80,9 @@ pub(crate) enum Syn {
     },
 }
 
-/// Whether the kernel had to repeat the SYN; the repeated one has no TCP Fast Open in it.
-///
-/// Linux says so of a SYN with data only (tcp_fastopen.c, `TFO_SYN_RETRANSMITTED`). Of others its
-/// count of retransmissions does, when nothing but the SYN was sent; but not of a SYN with data,
-/// because data that was not taken is retransmitted too.
-pub(crate) fn was_repeated(tcp_info: Option<&TcpInfo>, with_data: bool) -> bool {
-    match tcp_info.and_then(TcpInfo::client_fail) {
-        Some(ClientFail::SynRetransmitted) => true,
-        _ if with_data => false,
-        _ => tcp_info.and_then(TcpInfo::total_retrans).is_some_and(|times| times > 0),
-    }
-}
-
-/// How long a handshake took that is just over; `None` if that is not clear, because the SYN was
-/// repeated (RFC 6298 section 3).
-pub(crate) fn clear_rtt(tcp_info: Option<&TcpInfo>, with_data: bool) -> Option<Duration> {
-    let tcp_info = tcp_info?;
-    let once = match tcp_info.client_fail() {
-        Some(ClientFail::SynRetransmitted) => false,
-        // The one retransmission is that of the data.
-        Some(ClientFail::DataNotAcked) if with_data => true,
-        _ => tcp_info.total_retrans() == Some(0),
-    };
-    tcp_info.rtt().filter(|_| once)
-}
-
 /// Notes what became of a handshake that is over.
-pub(crate) fn note(tcp_info: Option<&TcpInfo>, info: &ConnInfo, syn: Syn) {
-    info.update(|facts| judge(facts, tcp_info, syn));
+pub(crate) fn note(handshake: &Handshake, info: &ConnInfo, syn: Syn) {
+    info.update(|facts| judge(facts, handshake, syn));
 }
 
 /// Notes what became of a delivery: of the first attempt, whoever has won.
@@ -61,7 +92,7 @@ pub(super) fn note_winner(won: &Won, info: &ConnInfo, syn: Syn) {
         facts.local_addr = local_addr;
         facts.remote_addr = won.address;
         facts.hedged = won.hedged;
-        judge(facts, won.tcp_info.as_ref(), syn);
+        judge(facts, &won.handshake, syn);
         // The winner's kernel speaks of the winner. What the first attempt came to was seen here.
         match (won.instead_of, syn) {
             (None, _) => {}
@@ -85,9 +116,9 @@ pub(super) fn note_answer(after: Duration, info: &ConnInfo) {
 }
 
 /// Notes that a plain handshake has replaced one with TCP Fast Open.
-pub(crate) fn note_plain_instead(tcp_info: Option<&TcpInfo>, info: &ConnInfo, first: FirstAttempt) {
+pub(crate) fn note_plain_instead(handshake: &Handshake, info: &ConnInfo, first: FirstAttempt) {
     info.update(|facts| {
-        facts.handshake_rtt = tcp_info.and_then(TcpInfo::rtt);
+        facts.handshake_rtt = handshake.rtt;
         facts.hedged = true;
         replaced(facts, first);
     });
@@ -102,21 +133,19 @@ fn replaced(facts: &mut Facts, first: FirstAttempt) {
     (facts.outcome, facts.reason) = (outcome, Some(reason));
 }
 
-fn judge(facts: &mut Facts, tcp_info: Option<&TcpInfo>, syn: Syn) {
-    facts.handshake_rtt = tcp_info.and_then(TcpInfo::rtt);
-    let client_fail = tcp_info.and_then(TcpInfo::client_fail);
-    let retransmitted = was_repeated(tcp_info, matches!(syn, Syn::WithData { .. }));
-    let acked = tcp_info.and_then(TcpInfo::syn_data) == Some(true);
+fn judge(facts: &mut Facts, handshake: &Handshake, syn: Syn) {
+    facts.handshake_rtt = handshake.rtt;
+    let retransmitted = handshake.was_repeated(matches!(syn, Syn::WithData { .. }));
     let (outcome, reason) = match syn {
         Syn::Plain(reason) => (SynOutcome::Plain, Some(reason)),
         _ if retransmitted => (SynOutcome::SynRetransmitted, Some(Reason::Retransmitted)),
         Syn::AskedForCookie(reason) => (SynOutcome::CookieRequested, Some(reason)),
         // Sending nothing says nothing of the cookie.
-        Syn::DataLess(_) if client_fail == Some(ClientFail::CookieUnavailable) => {
+        Syn::DataLess(_) if handshake.fail == Some(ClientFail::CookieUnavailable) => {
             (SynOutcome::CookieRequested, Some(Reason::CookieVanished))
         }
         Syn::DataLess(reason) => (SynOutcome::DataLess, Some(reason)),
-        Syn::WithData { void } if acked => (SynOutcome::SynDataAcked, void),
+        Syn::WithData { void } if handshake.is_taken() => (SynOutcome::SynDataAcked, void),
         Syn::WithData { .. } => (SynOutcome::SynDataNotAcked, Some(Reason::NotAcked)),
     };
     (facts.outcome, facts.reason) = (outcome, reason);
@@ -126,18 +155,18 @@ fn judge(facts: &mut Facts, tcp_info: Option<&TcpInfo>, syn: Syn) {
 mod tests {
     use super::*;
 
-    /// A `TCP_INFO` of an established connection, 280 bytes.
-    fn tcp_info(options: u8, client_fail: u8) -> TcpInfo {
+    /// Of a `TCP_INFO` of an established connection, 280 bytes.
+    fn handshake(options: u8, client_fail: u8) -> Handshake {
         let mut bytes = [0; 280];
         (bytes[0], bytes[5], bytes[7]) = (1, options, client_fail << 1);
         bytes[68..72].copy_from_slice(&40_000_u32.to_ne_bytes());
-        TcpInfo::from_bytes(&bytes)
+        Handshake::from(&TcpInfo::from_bytes(&bytes))
     }
 
-    fn outcome(tcp_info: Option<TcpInfo>, syn: Syn) -> (SynOutcome, Option<Reason>) {
+    fn outcome(handshake: Handshake, syn: Syn) -> (SynOutcome, Option<Reason>) {
         let mut facts = Facts::new(([192, 0, 2, 1], 80).into());
-        judge(&mut facts, tcp_info.as_ref(), syn);
-        assert_eq!(facts.handshake_rtt, tcp_info.map(|_| Duration::from_millis(40)));
+        judge(&mut facts, &handshake, syn);
+        assert_eq!(facts.handshake_rtt, handshake.rtt());
         (facts.outcome, facts.reason)
     }
 
@@ -157,12 +186,13 @@ mod tests {
             (bytes[0], bytes[7]) = (1, fail << 1);
             bytes[100..104].copy_from_slice(&u32::to_ne_bytes(retrans));
             bytes[68..72].copy_from_slice(&40_000_u32.to_ne_bytes());
-            let tcp_info = TcpInfo::from_bytes(&bytes);
-            let rtt = clear_rtt(Some(&tcp_info), with_data);
+            let handshake = Handshake::from(&TcpInfo::from_bytes(&bytes));
+            let rtt = handshake.clear_rtt(with_data);
             assert_eq!(rtt, clear.then_some(Duration::from_millis(40)), "{fail} {retrans} {with_data}");
-            assert_eq!(was_repeated(Some(&tcp_info), with_data), repeated, "{fail} {retrans} {with_data}");
+            assert_eq!(handshake.was_repeated(with_data), repeated, "{fail} {retrans} {with_data}");
         }
-        assert_eq!((clear_rtt(None, true), was_repeated(None, true)), (None, false));
+        let unknown = Handshake::default();
+        assert_eq!((unknown.clear_rtt(true), unknown.was_repeated(true)), (None, false));
     }
 
     #[test]
@@ -184,19 +214,19 @@ mod tests {
             (0x07, 1, Syn::DataLess(stop), (O::CookieRequested, Some(Reason::CookieVanished))),
             (0x07, 0, Syn::Plain(Reason::Off), (O::Plain, Some(Reason::Off))),
         ] {
-            assert_eq!(outcome(Some(tcp_info(options, fail)), syn), expected, "{options:#x} {fail} {syn:?}");
+            assert_eq!(outcome(handshake(options, fail), syn), expected, "{options:#x} {fail} {syn:?}");
         }
         // A SYN without data that was repeated shows in the count only.
         let mut repeated = [0; 280];
         (repeated[0], repeated[7]) = (1, 1 << 1);
         repeated[100..104].copy_from_slice(&1_u32.to_ne_bytes());
         repeated[68..72].copy_from_slice(&40_000_u32.to_ne_bytes());
-        let repeated = TcpInfo::from_bytes(&repeated);
+        let repeated = Handshake::from(&TcpInfo::from_bytes(&repeated));
         let answer = (O::SynRetransmitted, Some(Reason::Retransmitted));
-        assert_eq!(outcome(Some(repeated), asked), answer);
-        assert_eq!(outcome(Some(repeated), Syn::DataLess(stop)), answer);
-        assert_eq!(outcome(Some(repeated), Syn::Plain(Reason::Off)), (O::Plain, Some(Reason::Off)));
+        assert_eq!(outcome(repeated, asked), answer);
+        assert_eq!(outcome(repeated, Syn::DataLess(stop)), answer);
+        assert_eq!(outcome(repeated, Syn::Plain(Reason::Off)), (O::Plain, Some(Reason::Off)));
         // No evidence, no claim.
-        assert_eq!(outcome(None, data(None)), (O::SynDataNotAcked, Some(Reason::NotAcked)));
+        assert_eq!(outcome(Handshake::default(), data(None)), (O::SynDataNotAcked, Some(Reason::NotAcked)));
     }
 }

@@ -1,5 +1,6 @@
 //! The stream: it keeps its first flight back until it can go with the SYN.
 
+mod alarm;
 mod attempts;
 mod cork;
 mod delivery;
@@ -7,12 +8,12 @@ pub(crate) mod evidence;
 pub(crate) mod frames;
 mod parking;
 mod probe;
+pub(crate) mod syn;
 mod table;
 mod trip;
 mod wakers;
 
 use std::fmt;
-use std::future::Future;
 use std::io::{self, IoSlice};
 use std::net::SocketAddr;
 use std::pin::Pin;
@@ -22,25 +23,21 @@ use std::time::{Duration, Instant};
 
 use http::Extensions;
 use hyper_util::client::legacy::connect::{Connected, Connection, HttpInfo};
-use socket2::Socket;
-use tfo_core::first_flight::Stop;
-use tfo_core::{TcpInfo, TcpState};
-use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
+use tfo_core::TcpInfo;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
-use tokio::time::{Sleep, sleep};
 
-use crate::config::{Config, begin_plain, register};
+use crate::config::Config;
 use crate::error::{ConnectError, ConnectErrorKind, Failure};
-use crate::info::{ConnInfo, Reason};
+use crate::info::ConnInfo;
 use crate::metrics::Tally;
-use crate::path::{self, Advice};
-use crate::policy::Clearance;
+use crate::path;
+use alarm::Alarm;
 pub(crate) use attempts::FirstAttempt;
 use attempts::{Attempts, Delivered, Won};
 use cork::Cork;
-use delivery::{Cargo, Delivery, Plan};
-use evidence::Syn;
 pub(crate) use parking::{Lot, Parkable};
+use syn::Unsent;
 use table::{Event, Phase};
 pub(crate) use trip::Trip;
 use wakers::{Side, Wakers};
@@ -65,8 +62,8 @@ pub struct TfoStream {
     config: Arc<Config>,
     info: ConnInfo,
     wakers: Wakers,
-    /// The deadline of the state: for the first write, or for a request behind it.
-    timer: Option<Pin<Box<Sleep>>>,
+    /// For the first write, for a request behind it, for an answer to the SYN.
+    alarm: Alarm,
     /// When the SYN left, where the time of the answer tells whether it saved anything.
     doubted_since: Option<Instant>,
     /// A ride's answer is long overdue, although the peer's kernel is there.
@@ -76,10 +73,10 @@ pub struct TfoStream {
 
 /// Each state owns what exists in it, and nothing else. The ways between them: [`table::next`].
 enum State {
-    /// The connect was deferred; nothing was written, nothing was sent.
-    Idle { socket: Socket, others: Vec<SocketAddr>, trip: Trip },
+    /// Nothing was written, nothing was sent.
+    Idle { unsent: Unsent, others: Vec<SocketAddr>, trip: Trip, patience: Patience },
     /// A first flight is being written.
-    Corked { socket: Socket, others: Vec<SocketAddr>, trip: Trip, flight: Vec<u8>, cork: Cork },
+    Corked { unsent: Unsent, others: Vec<SocketAddr>, trip: Trip, flight: Vec<u8>, cork: Cork },
     /// The SYN is out, perhaps several. Nobody is the connection yet.
     Delivering(Box<Attempts>),
     /// The handshake is over; `flight[sent..]` comes before all else.
@@ -90,10 +87,25 @@ enum State {
     Closed(Option<Failure>),
 }
 
+/// How long a reader has waited for somebody to write.
+#[derive(Default)]
+enum Patience {
+    /// Nobody waits.
+    #[default]
+    Unasked,
+    /// The first look at it is when an answer would be due: most are sent by then, and the alarm is put off
+    /// for the answer.
+    Until { look: Instant, end: Instant },
+}
+
 impl TfoStream {
     /// Nothing was sent yet.
-    pub(crate) fn deferred(socket: Socket, trip: Trip, config: Arc<Config>, info: ConnInfo) -> Self {
-        Self::new(State::Idle { socket, others: Vec::new(), trip }, config, info)
+    pub(crate) fn unsent(unsent: Unsent, trip: Trip, config: Arc<Config>, info: ConnInfo) -> Self {
+        Self::new(
+            State::Idle { unsent, others: Vec::new(), trip, patience: Patience::default() },
+            config,
+            info,
+        )
     }
 
     /// With further addresses of the server, should this one not answer.
@@ -112,8 +124,8 @@ impl TfoStream {
 
     fn new(state: State, config: Arc<Config>, info: ConnInfo) -> Self {
         let tally = Tally::new(config.metrics.clone(), info.clone());
-        let (timer, doubted_since) = (None, None);
-        Self { state, config, info, wakers: Wakers::default(), timer, doubted_since, unheard: false, tally }
+        let (alarm, wakers) = (Alarm::default(), Wakers::default());
+        Self { state, config, info, wakers, alarm, doubted_since: None, unheard: false, tally }
     }
 
     /// What this connection did and what it saved.
@@ -144,7 +156,7 @@ impl TfoStream {
                     return Poll::Ready(Err(failure.error(self.info.remote_addr())));
                 }
                 State::Corked { .. } => {
-                    self.release(side);
+                    self.release();
                     continue;
                 }
                 State::Idle { .. } => self.poll_first_write(cx, side),
@@ -158,8 +170,25 @@ impl TfoStream {
     /// Ready when nothing was written in time.
     fn poll_first_write(&mut self, cx: &Context<'_>, side: Side) -> Poll<()> {
         self.wakers.wait(side, cx.waker());
-        let patience = self.config.connect_timeout.unwrap_or(FIRST_WRITE_PATIENCE);
-        ready!(self.poll_timer(patience));
+        let State::Idle { trip, patience, .. } = &mut self.state else { return Poll::Ready(()) };
+        let (look, end) = match *patience {
+            Patience::Until { look, end } => (look, end),
+            Patience::Unasked => {
+                let now = Instant::now();
+                let end = now + self.config.connect_timeout.unwrap_or(FIRST_WRITE_PATIENCE);
+                (end.min(now + trip.due()), end)
+            }
+        };
+        *patience = Patience::Until { look, end };
+        let waker = self.wakers.all();
+        let cx = &mut Context::from_waker(&waker);
+        if !self.alarm.poll_at(look, cx) {
+            return Poll::Pending;
+        }
+        *patience = Patience::Until { look: end, end };
+        if !self.alarm.poll_at(end, cx) {
+            return Poll::Pending;
+        }
         self.fail(Phase::Idle, ConnectError::bare(ConnectErrorKind::NothingWritten), side);
         Poll::Ready(())
     }
@@ -168,8 +197,12 @@ impl TfoStream {
     fn poll_cork(&mut self, cx: &Context<'_>, side: Side) -> Poll<()> {
         let State::Corked { flight, cork, .. } = &mut self.state else { return Poll::Ready(()) };
         if cork.holds(flight, &self.config.syn_data) {
+            let until = *cork.until.get_or_insert_with(|| Instant::now() + cork::PATIENCE);
             self.wakers.wait(side, cx.waker());
-            ready!(self.poll_timer(cork::PATIENCE));
+            let waker = self.wakers.all();
+            if !self.alarm.poll_at(until, &mut Context::from_waker(&waker)) {
+                return Poll::Pending;
+            }
         }
         let State::Corked { cork, .. } = &mut self.state else { return Poll::Ready(()) };
         if side == Side::Read && !cork.armed {
@@ -183,126 +216,13 @@ impl TfoStream {
         Poll::Ready(())
     }
 
-    /// Sends the SYN, with as much of the first flight as may ride.
-    fn release(&mut self, side: Side) {
-        self.timer = None;
-        let State::Corked { socket, others, mut trip, flight, .. } = self.take() else { return };
-        let socket = if trip.is_stale() { self.renewed(socket) } else { Ok(socket) };
-        let advice = trip.ask_again();
-        let clearance = self.config.syn_data.judge(&flight);
-        match socket.and_then(|socket| self.send_syn(socket, &flight, &clearance, advice)) {
-            Ok((stream, sent, syn)) => {
-                trip.sent();
-                self.info.update(|facts| {
-                    facts.first_flight_bytes = Some(flight.len());
-                    facts.syn_data_bytes = sent;
-                });
-                let address = self.info.remote_addr();
-                let plan = self.plan(syn, &clearance, others.len(), &trip);
-                // With HTTP/2 the server's settings come first, whatever it does with the request.
-                let may_clear = syn == Syn::WithData { void: Some(Reason::Held) } && !cork::is_http2(&flight);
-                self.doubted_since = may_clear.then(Instant::now);
-                let delivery = Delivery::begin(plan, Instant::now());
-                let lot = self.config.lot.clone();
-                let syn = (stream, sent, syn);
-                let attempts =
-                    Attempts::new(syn, address, flight, delivery, others, trip, lot).up_to(clearance.early);
-                self.go(Phase::Corked, Event::Release, State::Delivering(Box::new(attempts)));
-            }
-            Err(error) => self.fail(Phase::Corked, error, side),
-        }
-    }
-
-    fn plan(&self, syn: Syn, clearance: &Clearance, others: usize, trip: &Trip) -> Plan {
-        let guard = self.config.hedge.guard(trip.rtt());
-        let doubtful = trip.is_doubtful() && matches!(syn, Syn::WithData { .. });
-        Plan {
-            first: match syn {
-                Syn::WithData { .. } => Cargo::Data,
-                Syn::AskedForCookie(_) | Syn::DataLess(_) => Cargo::Option,
-                Syn::Plain(_) => Cargo::Nothing,
-            },
-            repeatable: clearance.repeatable,
-            capable: trip.is_proven(),
-            due: trip.due(),
-            hedge: self.config.hedge_delay(trip.due(), doubtful),
-            guard,
-            // What is kept back until there is a connection waits for a handshake, not for an answer.
-            probe: guard.filter(|_| clearance.stop.is_none()).map(|guard| delivery::Probe {
-                after: guard.max(probe::INTERVAL),
-                within: trip.due(),
-                interval: probe::INTERVAL,
-                // To lose a request is worse than to send it twice.
-                times: if clearance.repeatable { 2 } else { 5 },
-            }),
-            next_address: self.config.happy_eyeballs_timeout,
-            patience: self.config.connect_timeout,
-            others,
-        }
-    }
-
-    /// A socket in place of one whose connect was deferred long ago: route and local address were
-    /// chosen then.
-    fn renewed(&self, socket: Socket) -> Result<Socket, ConnectError> {
-        let address = self.info.remote_addr();
-        let fresh = self.config.open(&address)?;
-        // Where the option is refused by now, so is what the old one would send.
-        if self.config.want_fastopen(&address, &fresh).is_err() {
-            return Ok(socket);
-        }
-        let begun = tfo_core::connect(&fresh, &address).map_err(tfo_core::Error::into_io_error);
-        begun.map_err(|error| ConnectError::new(ConnectErrorKind::Connect, error).at(address))?;
-        Ok(fresh)
-    }
-
-    /// Sends the SYN as the path memory advises: how many bytes went with it, and what it was.
-    fn send_syn(
-        &self,
-        socket: Socket,
-        flight: &[u8],
-        clearance: &Clearance,
-        advice: Advice,
-    ) -> Result<(TcpStream, usize, Syn), ConnectError> {
-        let plain = |reason| {
-            let stream = begin_plain(&self.config, &self.info.remote_addr())?;
-            Ok((stream, 0, Syn::Plain(reason)))
-        };
-        let why_not = match advice {
-            Advice::Ride if clearance.early > 0 => None,
-            Advice::Ride => Some(clearance.stop.unwrap_or(Reason::NotReplaySafe(Stop::UnknownProtocol))),
-            Advice::AskCookie => Some(Reason::Resting),
-            Advice::Avoid => return plain(Reason::Avoided),
-        };
-        let sent = match why_not {
-            None => tfo_core::send(&socket, &[IoSlice::new(&flight[..clearance.early])]),
-            Some(_) => tfo_core::send_empty_syn(&socket).map(|()| 0),
-        };
-        let (sent, syn) = match (sent, why_not) {
-            (Ok(sent), None) => {
-                let too_large = (sent < clearance.early).then_some(Reason::TooLarge);
-                let held = (!clearance.safe).then_some(Reason::Held);
-                (sent, Syn::WithData { void: too_large.or(clearance.stop).or(held) })
-            }
-            (Ok(sent), Some(reason)) => (sent, Syn::DataLess(reason)),
-            // The kernel has begun an ordinary handshake instead, and taken nothing.
-            (Err(error), _) if error.kind() == io::ErrorKind::WouldBlock => {
-                (0, Syn::AskedForCookie(Reason::CookieVanished))
-            }
-            // Switched off since the connect was deferred: the socket is good for nothing now.
-            (Err(error), _) if error.is_unsupported() => return plain(Reason::Unsupported),
-            (Err(error), _) => {
-                return Err(ConnectError::new(ConnectErrorKind::Connect, error.into_io_error()));
-            }
-        };
-        Ok((register(socket)?, sent, syn))
-    }
-
     /// Ready when there is a connection, or none will be.
     fn poll_delivery(&mut self, cx: &Context<'_>, side: Side) -> Poll<()> {
         self.wakers.wait(side, cx.waker());
         let waker = self.wakers.all();
         let State::Delivering(attempts) = &mut self.state else { return Poll::Ready(()) };
-        let delivered = ready!(attempts.poll(&mut Context::from_waker(&waker), &self.config));
+        let delivered =
+            ready!(attempts.poll(&mut Context::from_waker(&waker), &self.config, &mut self.alarm));
         self.delivered(delivered, side);
         Poll::Ready(())
     }
@@ -321,10 +241,11 @@ impl TfoStream {
     fn delivered(&mut self, delivered: Delivered, side: Side) {
         let State::Delivering(attempts) = &self.state else { return };
         let syn = attempts.syn;
+        self.alarm.end();
         match delivered {
             Delivered::Lost(error) => self.fail(Phase::Delivering, error, side),
-            Delivered::Broken(error, tcp_info) => {
-                evidence::note(tcp_info.as_deref(), &self.info, syn);
+            Delivered::Broken(error, handshake) => {
+                evidence::note(&handshake, &self.info, syn);
                 self.tally.settle();
                 let broken = Failure::of_stream(&error);
                 self.go(Phase::Delivering, Event::Fail, State::Closed(Some(broken)));
@@ -335,7 +256,7 @@ impl TfoStream {
                 if self.doubted_since.is_none() {
                     self.tally.settle();
                 }
-                let Won { stream, sent, flight, unheard, .. } = *won;
+                let Won { stream, sent, flight, unheard, .. } = won;
                 self.unheard = unheard;
                 if sent < flight.len() {
                     let draining = State::Draining { stream, flight, sent };
@@ -371,14 +292,8 @@ impl TfoStream {
         Poll::Ready(())
     }
 
-    /// Waits for the timer of the state; begins it if it does not run.
-    fn poll_timer(&mut self, patience: Duration) -> Poll<()> {
-        let timer = self.timer.get_or_insert_with(|| Box::pin(sleep(patience)));
-        timer.as_mut().poll(&mut Context::from_waker(&self.wakers.all()))
-    }
-
     fn fail(&mut self, from: Phase, error: ConnectError, side: Side) {
-        self.timer = None;
+        self.alarm.end();
         // What failed after the handshake says nothing about the SYN.
         if from != Phase::Draining {
             self.info.update(|facts| facts.fail(&error));
@@ -410,9 +325,8 @@ impl TfoStream {
     /// Takes bytes into the first flight, up to its cap; 0 if it is full.
     fn append(&mut self, slices: &[IoSlice<'_>]) -> usize {
         if let State::Idle { .. } = self.state {
-            let State::Idle { socket, others, trip } = self.take() else { return 0 };
-            self.timer = None;
-            let corked = State::Corked { socket, others, trip, flight: Vec::new(), cork: Cork::default() };
+            let State::Idle { unsent, others, trip, .. } = self.take() else { return 0 };
+            let corked = State::Corked { unsent, others, trip, flight: Vec::new(), cork: Cork::default() };
             self.go(Phase::Idle, Event::Write, corked);
         }
         let State::Corked { flight, cork, .. } = &mut self.state else { return 0 };
@@ -423,31 +337,6 @@ impl TfoStream {
             flight.extend_from_slice(&slice[..slice.len().min(room)]);
         }
         flight.len() - before
-    }
-}
-
-/// Ready when the handshake is over: with what the kernel says of it, or why it failed.
-pub(crate) fn poll_established(
-    stream: &TcpStream,
-    cx: &mut Context<'_>,
-) -> Poll<io::Result<Option<TcpInfo>>> {
-    loop {
-        let ready = ready!(stream.poll_write_ready(cx));
-        let tcp_info = TcpInfo::read(stream).ok();
-        match (ready, tcp_info.as_ref().and_then(TcpInfo::state)) {
-            // Writable, but not connected: wait for the next event.
-            (Ok(()), Some(TcpState::SynSent)) => {
-                let again = || Err::<(), _>(io::ErrorKind::WouldBlock.into());
-                let _ = stream.try_io(Interest::WRITABLE, again);
-            }
-            (Ok(()), state) if state != Some(TcpState::Close) => return Poll::Ready(Ok(tcp_info)),
-            (ready, _) => {
-                return Poll::Ready(Err(match stream.take_error() {
-                    Ok(Some(error)) | Err(error) => error,
-                    Ok(None) => ready.err().unwrap_or_else(|| io::ErrorKind::ConnectionReset.into()),
-                }));
-            }
-        }
     }
 }
 
@@ -484,7 +373,7 @@ impl Drop for TfoStream {
             && let State::Open(stream) = &self.state
             && TcpInfo::read(stream).is_ok_and(|tcp_info| tcp_info.bytes_received() == Some(0))
         {
-            Trip::ask(&self.config, &self.info.remote_addr()).tell(path::Event::Abandoned);
+            Trip::ask(&self.config, &self.info.remote_addr()).tell(path::Event::Abandoned, Instant::now());
         }
     }
 }
@@ -553,7 +442,7 @@ impl AsyncWrite for TfoStream {
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
         if let State::Idle { .. } = this.state {
-            this.timer = None;
+            this.alarm.end();
             this.go(Phase::Idle, Event::Shutdown, State::Closed(None));
             this.wakers.wake_other(Side::Write);
         }

@@ -46,13 +46,13 @@ impl Trip {
     }
 
     /// Asks again, for bytes that are to be sent now.
-    pub(crate) fn ask_again(&mut self) -> Advice {
-        self.memory.ask_again(&mut self.ticket, Instant::now())
+    pub(crate) fn ask_again(&mut self, now: Instant) -> Advice {
+        self.memory.ask_again(&mut self.ticket, now)
     }
 
-    /// Whether it was long ago that a socket was connected for it.
-    pub(crate) fn is_stale(&self) -> bool {
-        self.asked.elapsed() > FRESH
+    /// Whether it was long ago that a socket was made for it.
+    pub(crate) fn is_stale(&self, now: Instant) -> bool {
+        now.saturating_duration_since(self.asked) > FRESH
     }
 
     /// How long a handshake takes on the path, if that is known.
@@ -70,9 +70,9 @@ impl Trip {
         self.ticket.is_doubtful()
     }
 
-    /// The SYN leaves now.
-    pub(crate) fn sent(&mut self) {
-        self.waiting = Some(Instant::now());
+    /// The SYN has left.
+    pub(crate) fn sent(&mut self, now: Instant) {
+        self.waiting = Some(now);
     }
 
     /// The SYN was answered, however.
@@ -81,13 +81,13 @@ impl Trip {
     }
 
     /// For how long the SYN has been unanswered.
-    pub(crate) fn unanswered_for(&self) -> Option<Duration> {
-        self.waiting.map(|since| since.elapsed())
+    pub(crate) fn unanswered_for(&self, now: Instant) -> Option<Duration> {
+        self.waiting.map(|since| now.saturating_duration_since(since))
     }
 
     /// A handshake on the path has taken so long.
-    pub(crate) fn measured(&self, rtt: Duration) {
-        self.memory.report_rtt(&self.ticket, rtt, Instant::now());
+    pub(crate) fn measured(&self, rtt: Duration, now: Instant) {
+        self.memory.report_rtt(&self.ticket, rtt, now);
     }
 
     /// Whether rides on the path are known to arrive, and so are their answers.
@@ -96,9 +96,14 @@ impl Trip {
     }
 
     /// Tells what became of the SYN.
-    pub(crate) fn tell(&mut self, event: Event) {
+    pub(crate) fn tell(&mut self, event: Event, now: Instant) {
+        self.tell_with(event, None, now);
+    }
+
+    /// The same, and how long the handshake has taken, where that is clear.
+    pub(crate) fn tell_with(&mut self, event: Event, rtt: Option<Duration>, now: Instant) {
         self.told = true;
-        self.memory.report(&mut self.ticket, event, Instant::now());
+        self.memory.report_with(&mut self.ticket, event, rtt, now);
     }
 }
 
@@ -118,9 +123,10 @@ fn path(config: &Config, address: &SocketAddr) -> Path {
 impl Drop for Trip {
     fn drop(&mut self) {
         if !self.told {
+            let now = Instant::now();
             let due = self.due();
-            let abandoned = self.unanswered_for().is_some_and(|time| time > due);
-            self.tell(if abandoned { Event::Abandoned } else { Event::Unused });
+            let abandoned = self.unanswered_for(now).is_some_and(|time| time > due);
+            self.tell(if abandoned { Event::Abandoned } else { Event::Unused }, now);
         }
     }
 }
