@@ -106,8 +106,7 @@ impl ConnInfo {
 
     /// The time that was saved: [`ConnInfo::saved_rtts`] × [`ConnInfo::handshake_rtt`].
     pub fn saved(&self) -> Duration {
-        let facts = self.facts();
-        facts.handshake_rtt.unwrap_or_default() * facts.saved_rtts()
+        self.facts().saved()
     }
 
     /// Whether a plain attempt was begun beside the first, or in its place: then nothing was saved.
@@ -173,7 +172,11 @@ impl Facts {
         });
     }
 
-    fn saved_rtts(&self) -> u32 {
+    pub(crate) fn saved(&self) -> Duration {
+        self.handshake_rtt.unwrap_or_default() * self.saved_rtts()
+    }
+
+    pub(crate) fn saved_rtts(&self) -> u32 {
         let whole = self.first_flight_bytes == Some(self.syn_data_bytes) && self.syn_data_bytes > 0;
         let held = self.reason == Some(Reason::Held);
         u32::from(self.outcome == SynOutcome::SynDataAcked && whole && !self.hedged && !held)

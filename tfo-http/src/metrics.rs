@@ -230,10 +230,11 @@ impl Recorder {
 
     /// A connection that has failed before there was a stream.
     pub(crate) fn failed(&self, info: &ConnInfo) {
-        Tally::new(self.clone(), info.clone()).settle();
+        Tally::default().settle(self, info);
     }
 
-    fn count(&self, facts: &Facts, saved_rtts: u32, saved: Duration) {
+    fn count(&self, facts: &Facts) {
+        let (saved_rtts, saved) = (facts.saved_rtts(), facts.saved());
         let add = |count: &AtomicU64, number: u64| {
             count.fetch_add(number, Relaxed);
         };
@@ -276,25 +277,33 @@ impl fmt::Debug for Recorder {
     }
 }
 
-/// Counts one connection, once.
+/// Whether a connection was counted: it is once.
+#[derive(Debug, Default)]
 pub(crate) struct Tally {
-    recorder: Recorder,
-    info: ConnInfo,
     settled: bool,
 }
 
 impl Tally {
-    pub(crate) fn new(recorder: Recorder, info: ConnInfo) -> Self {
-        Self { recorder, info, settled: false }
+    /// The outcome is known.
+    pub(crate) fn settle(&mut self, recorder: &Recorder, info: &ConnInfo) {
+        if !std::mem::replace(&mut self.settled, true) {
+            recorder.count(&info.facts());
+            #[cfg(feature = "tracing")]
+            event(info);
+        }
     }
 
-    /// The outcome is known.
-    pub(crate) fn settle(&mut self) {
-        if !std::mem::replace(&mut self.settled, true) {
-            self.recorder.count(&self.info.facts(), self.info.saved_rtts(), self.info.saved());
-            #[cfg(feature = "tracing")]
-            event(&self.info);
+    /// The connection is over, whether its outcome is known or not.
+    pub(crate) fn end(&mut self, recorder: &Recorder, info: &ConnInfo) {
+        if self.settled {
+            return;
         }
+        if info.first_flight_bytes().is_some() {
+            return self.settle(recorder, info);
+        }
+        recorder.0.unused.fetch_add(1, Relaxed);
+        #[cfg(feature = "metrics")]
+        ::metrics::counter!(UNUSED.name).increment(1);
     }
 }
 
@@ -316,21 +325,6 @@ fn event(info: &ConnInfo) {
         tfo.hedged = info.hedged(),
         "connection"
     );
-}
-
-/// What was given up before its outcome was known.
-impl Drop for Tally {
-    fn drop(&mut self) {
-        if self.settled {
-            return;
-        }
-        if self.info.first_flight_bytes().is_some() {
-            return self.settle();
-        }
-        self.recorder.0.unused.fetch_add(1, Relaxed);
-        #[cfg(feature = "metrics")]
-        ::metrics::counter!(UNUSED.name).increment(1);
-    }
 }
 
 #[cfg(test)]
@@ -355,7 +349,7 @@ mod tests {
         for (place, outcome) in OUTCOMES.into_iter().enumerate() {
             assert_eq!(outcome as usize, place, "{outcome}");
             let recorder = Recorder::default();
-            Tally::new(recorder.clone(), info(outcome, Duration::ZERO)).settle();
+            Tally::default().settle(&recorder, &info(outcome, Duration::ZERO));
             let metrics = recorder.snapshot();
             assert_eq!((metrics.outcome(outcome), metrics.connections()), (1, 1));
         }
@@ -366,13 +360,15 @@ mod tests {
         let recorder = Recorder::default();
         let ms = Duration::from_millis;
         for outcome in [SynOutcome::SynDataAcked, SynOutcome::SynDataNotAcked, SynOutcome::Unknown] {
-            let mut tally = Tally::new(recorder.clone(), info(outcome, ms(40)));
+            let (mut tally, info) = (Tally::default(), info(outcome, ms(40)));
             if outcome != SynOutcome::Unknown {
-                tally.settle();
-                tally.settle();
+                tally.settle(&recorder, &info);
+                tally.settle(&recorder, &info);
             }
+            tally.end(&recorder, &info);
         }
-        drop(Tally::new(recorder.clone(), ConnInfo::new(SocketAddr::from(([192, 0, 2, 1], 80)), None)));
+        let never_sent = ConnInfo::new(SocketAddr::from(([192, 0, 2, 1], 80)), None);
+        Tally::default().end(&recorder, &never_sent);
         let metrics = recorder.clone().snapshot();
         assert_eq!((metrics.connections(), metrics.rides(), metrics.unused), (3, 1, 1));
         assert_eq!((metrics.saved_rtts, metrics.saved), (1, ms(40)));
@@ -384,7 +380,7 @@ mod tests {
         let recorder = Recorder::default();
         let ms = Duration::from_millis;
         for rtt in [ms(25), ms(25) + Duration::from_nanos(1), ms(9000), Duration::ZERO] {
-            Tally::new(recorder.clone(), info(SynOutcome::Plain, rtt)).settle();
+            Tally::default().settle(&recorder, &info(SynOutcome::Plain, rtt));
         }
         let rtts = recorder.snapshot().handshake_rtt;
         let used: Vec<_> = rtts.buckets().filter(|(_, count)| *count > 0).collect();

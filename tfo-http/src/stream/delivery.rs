@@ -212,9 +212,22 @@ impl Delivery {
 
     /// When [`Event::Timer`] is due.
     pub(super) fn wake_at(&self) -> Option<Instant> {
-        let guard = [self.guard_at, self.probe_at, self.verdict_at];
-        let handshake = [self.due_at, self.hedge_at, self.next_address_at, self.give_up_at];
-        guard.into_iter().chain(handshake).flatten().min()
+        let mut first = self.due_at;
+        for other in [
+            self.hedge_at,
+            self.guard_at,
+            self.probe_at,
+            self.verdict_at,
+            self.next_address_at,
+            self.give_up_at,
+        ] {
+            if let Some(at) = other
+                && first.is_none_or(|first| at < first)
+            {
+                first = other;
+            }
+        }
+        first
     }
 
     /// Where it stands.

@@ -18,6 +18,7 @@ use std::io::{self, IoSlice};
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
@@ -68,64 +69,88 @@ pub struct TfoStream {
     doubted_since: Option<Instant>,
     /// A ride's answer is long overdue, although the peer's kernel is there.
     unheard: bool,
+    /// `hyper_util` has asked for [`Connected`]: whoever reads also writes, when there is a request, and
+    /// flushes what it has written.
+    for_hyper: AtomicBool,
     tally: Tally,
 }
 
-/// Each state owns what exists in it, and nothing else. The ways between them: [`table::next`].
+/// Each state owns what exists in it, and nothing else. The ways between them: [`table::next`]. Boxed but for
+/// the socket, because a stream is moved many times before hyper has it where it stays.
 enum State {
     /// Nothing was written, nothing was sent.
-    Idle { unsent: Unsent, others: Vec<SocketAddr>, trip: Trip, patience: Patience },
+    Idle(Box<Early>),
     /// A first flight is being written.
-    Corked { unsent: Unsent, others: Vec<SocketAddr>, trip: Trip, flight: Vec<u8>, cork: Cork },
+    Corked(Box<Early>),
     /// The SYN is out, perhaps several. Nobody is the connection yet.
     Delivering(Box<Attempts>),
-    /// The handshake is over; `flight[sent..]` comes before all else.
-    Draining { stream: TcpStream, flight: Vec<u8>, sent: usize },
+    /// The handshake is over; what is left of the first flight comes before all else.
+    Draining(Box<Draining>),
     /// A TCP stream like any other.
     Open(TcpStream),
     /// Shut down before anything was sent, or failed.
     Closed(Option<Failure>),
 }
 
+/// What there is before the SYN.
+struct Early {
+    unsent: Unsent,
+    others: Vec<SocketAddr>,
+    trip: Trip,
+    patience: Patience,
+    flight: Vec<u8>,
+    cork: Cork,
+}
+
 /// How long a reader has waited for somebody to write.
-#[derive(Default)]
+#[derive(Clone, Copy)]
 enum Patience {
     /// Nobody waits.
-    #[default]
     Unasked,
     /// The first look at it is when an answer would be due: most are sent by then, and the alarm is put off
     /// for the answer.
     Until { look: Instant, end: Instant },
 }
 
+/// `flight[sent..]` is to be sent.
+struct Draining {
+    stream: TcpStream,
+    flight: Vec<u8>,
+    sent: usize,
+}
+
 impl TfoStream {
     /// Nothing was sent yet.
     pub(crate) fn unsent(unsent: Unsent, trip: Trip, config: Arc<Config>, info: ConnInfo) -> Self {
-        Self::new(
-            State::Idle { unsent, others: Vec::new(), trip, patience: Patience::default() },
-            config,
-            info,
-        )
+        let early = Early {
+            unsent,
+            others: Vec::new(),
+            trip,
+            patience: Patience::Unasked,
+            flight: Vec::new(),
+            cork: Cork::default(),
+        };
+        Self::new(State::Idle(Box::new(early)), config, info)
     }
 
     /// With further addresses of the server, should this one not answer.
     pub(crate) fn with_others(mut self, addresses: &[SocketAddr]) -> Self {
-        if let State::Idle { others, .. } = &mut self.state {
-            others.extend_from_slice(addresses);
+        if let State::Idle(early) = &mut self.state {
+            early.others.extend_from_slice(addresses);
         }
         self
     }
 
     pub(crate) fn open(stream: TcpStream, config: Arc<Config>, info: ConnInfo) -> Self {
         let mut stream = Self::new(State::Open(stream), config, info);
-        stream.tally.settle();
+        stream.settle();
         stream
     }
 
     fn new(state: State, config: Arc<Config>, info: ConnInfo) -> Self {
-        let tally = Tally::new(config.metrics.clone(), info.clone());
-        let (alarm, wakers) = (Alarm::default(), Wakers::default());
-        Self { state, config, info, wakers, alarm, doubted_since: None, unheard: false, tally }
+        let (alarm, wakers, tally) = (Alarm::default(), Wakers::default(), Tally::default());
+        let (doubted_since, unheard, for_hyper) = (None, false, AtomicBool::new(false));
+        Self { state, config, info, wakers, alarm, doubted_since, unheard, for_hyper, tally }
     }
 
     /// What this connection did and what it saved.
@@ -155,13 +180,13 @@ impl TfoStream {
                     self.wakers.done(side);
                     return Poll::Ready(Err(failure.error(self.info.remote_addr())));
                 }
-                State::Corked { .. } => {
+                State::Corked(_) => {
                     self.release();
                     continue;
                 }
-                State::Idle { .. } => self.poll_first_write(cx, side),
+                State::Idle(_) => self.poll_first_write(cx, side),
                 State::Delivering(_) => self.poll_delivery(cx, side),
-                State::Draining { .. } => self.poll_drain(cx, side),
+                State::Draining(_) => self.poll_drain(cx, side),
             };
             ready!(moved);
         }
@@ -170,22 +195,26 @@ impl TfoStream {
     /// Ready when nothing was written in time.
     fn poll_first_write(&mut self, cx: &Context<'_>, side: Side) -> Poll<()> {
         self.wakers.wait(side, cx.waker());
-        let State::Idle { trip, patience, .. } = &mut self.state else { return Poll::Ready(()) };
-        let (look, end) = match *patience {
+        // A connection that a pool keeps for later may wait for its request; no server speaks first there.
+        if *self.for_hyper.get_mut() {
+            return Poll::Pending;
+        }
+        let State::Idle(early) = &mut self.state else { return Poll::Ready(()) };
+        let (look, end) = match early.patience {
             Patience::Until { look, end } => (look, end),
             Patience::Unasked => {
                 let now = Instant::now();
                 let end = now + self.config.connect_timeout.unwrap_or(FIRST_WRITE_PATIENCE);
-                (end.min(now + trip.due()), end)
+                (end.min(now + early.trip.due()), end)
             }
         };
-        *patience = Patience::Until { look, end };
+        early.patience = Patience::Until { look, end };
         let waker = self.wakers.all();
         let cx = &mut Context::from_waker(&waker);
         if !self.alarm.poll_at(look, cx) {
             return Poll::Pending;
         }
-        *patience = Patience::Until { look: end, end };
+        early.patience = Patience::Until { look: end, end };
         if !self.alarm.poll_at(end, cx) {
             return Poll::Pending;
         }
@@ -195,20 +224,19 @@ impl TfoStream {
 
     /// Ready when the first flight may go out, as far as the one who asks can tell.
     fn poll_cork(&mut self, cx: &Context<'_>, side: Side) -> Poll<()> {
-        let State::Corked { flight, cork, .. } = &mut self.state else { return Poll::Ready(()) };
-        if cork.holds(flight, &self.config.syn_data) {
-            let until = *cork.until.get_or_insert_with(|| Instant::now() + cork::PATIENCE);
+        let State::Corked(early) = &mut self.state else { return Poll::Ready(()) };
+        if early.cork.holds(&early.flight, &self.config.syn_data) {
+            let until = *early.cork.until.get_or_insert_with(|| Instant::now() + cork::PATIENCE);
             self.wakers.wait(side, cx.waker());
             let waker = self.wakers.all();
             if !self.alarm.poll_at(until, &mut Context::from_waker(&waker)) {
                 return Poll::Pending;
             }
         }
-        let State::Corked { cork, .. } = &mut self.state else { return Poll::Ready(()) };
-        if side == Side::Read && !cork.armed {
+        if side == Side::Read && !early.cork.armed {
             // Who reads waits for an answer, so the request is complete; but the rest of it may be
             // written in the same poll. Some never flush.
-            cork.armed = true;
+            early.cork.armed = true;
             self.wakers.wait(side, cx.waker());
             cx.waker().wake_by_ref();
             return Poll::Pending;
@@ -246,7 +274,7 @@ impl TfoStream {
             Delivered::Lost(error) => self.fail(Phase::Delivering, error, side),
             Delivered::Broken(error, handshake) => {
                 evidence::note(&handshake, &self.info, syn);
-                self.tally.settle();
+                self.settle();
                 let broken = Failure::of_stream(&error);
                 self.go(Phase::Delivering, Event::Fail, State::Closed(Some(broken)));
                 self.wakers.wake_other(side);
@@ -254,13 +282,13 @@ impl TfoStream {
             Delivered::Won(won) => {
                 evidence::note_winner(&won, &self.info, syn);
                 if self.doubted_since.is_none() {
-                    self.tally.settle();
+                    self.settle();
                 }
                 let Won { stream, sent, flight, unheard, .. } = won;
                 self.unheard = unheard;
                 if sent < flight.len() {
-                    let draining = State::Draining { stream, flight, sent };
-                    self.go(Phase::Delivering, Event::WonWithRest, draining);
+                    let draining = Box::new(Draining { stream, flight, sent });
+                    self.go(Phase::Delivering, Event::WonWithRest, State::Draining(draining));
                 } else {
                     self.go(Phase::Delivering, Event::Won, State::Open(stream));
                 }
@@ -273,7 +301,8 @@ impl TfoStream {
     fn poll_drain(&mut self, cx: &Context<'_>, side: Side) -> Poll<()> {
         self.wakers.wait(side, cx.waker());
         let waker = self.wakers.all();
-        let State::Draining { stream, flight, sent } = &mut self.state else { return Poll::Ready(()) };
+        let State::Draining(draining) = &mut self.state else { return Poll::Ready(()) };
+        let Draining { stream, flight, sent } = &mut **draining;
         while *sent < flight.len() {
             let written =
                 Pin::new(&mut *stream).poll_write(&mut Context::from_waker(&waker), &flight[*sent..]);
@@ -286,8 +315,8 @@ impl TfoStream {
                 }
             }
         }
-        let State::Draining { stream, .. } = self.take() else { return Poll::Ready(()) };
-        self.go(Phase::Draining, Event::Drained, State::Open(stream));
+        let State::Draining(drained) = self.take() else { return Poll::Ready(()) };
+        self.go(Phase::Draining, Event::Drained, State::Open(drained.stream));
         self.wakers.wake_other(side);
         Poll::Ready(())
     }
@@ -297,10 +326,15 @@ impl TfoStream {
         // What failed after the handshake says nothing about the SYN.
         if from != Phase::Draining {
             self.info.update(|facts| facts.fail(&error));
-            self.tally.settle();
+            self.settle();
         }
         self.go(from, Event::Fail, State::Closed(Some(Failure::of(&error))));
         self.wakers.wake_other(side);
+    }
+
+    /// What became of the SYN is known.
+    fn settle(&mut self) {
+        self.tally.settle(&self.config.metrics, &self.info);
     }
 
     /// The state, to be taken apart: [`TfoStream::go`] follows.
@@ -316,20 +350,20 @@ impl TfoStream {
     /// Whether every byte that was written is in the kernel.
     fn is_flushed(&self) -> bool {
         match &self.state {
-            State::Idle { .. } | State::Open(_) | State::Closed(_) => true,
+            State::Idle(_) | State::Open(_) | State::Closed(_) => true,
             State::Delivering(attempts) => attempts.is_flushed(),
-            State::Corked { .. } | State::Draining { .. } => false,
+            State::Corked(_) | State::Draining(_) => false,
         }
     }
 
     /// Takes bytes into the first flight, up to its cap; 0 if it is full.
     fn append(&mut self, slices: &[IoSlice<'_>]) -> usize {
-        if let State::Idle { .. } = self.state {
-            let State::Idle { unsent, others, trip, .. } = self.take() else { return 0 };
-            let corked = State::Corked { unsent, others, trip, flight: Vec::new(), cork: Cork::default() };
-            self.go(Phase::Idle, Event::Write, corked);
+        if let State::Idle(_) = self.state {
+            let State::Idle(early) = self.take() else { return 0 };
+            self.go(Phase::Idle, Event::Write, State::Corked(early));
         }
-        let State::Corked { flight, cork, .. } = &mut self.state else { return 0 };
+        let State::Corked(early) = &mut self.state else { return 0 };
+        let Early { flight, cork, .. } = &mut **early;
         cork.armed = false;
         let before = flight.len();
         for slice in slices {
@@ -359,7 +393,7 @@ impl AsyncRead for TfoStream {
             && let Some(since) = this.doubted_since.take()
         {
             evidence::note_answer(since.elapsed(), &this.info);
-            this.tally.settle();
+            this.settle();
         }
         Poll::Ready(Ok(()))
     }
@@ -369,6 +403,7 @@ impl AsyncRead for TfoStream {
 /// has seen something: the next ride is guarded.
 impl Drop for TfoStream {
     fn drop(&mut self) {
+        self.tally.end(&self.config.metrics, &self.info);
         if self.unheard
             && let State::Open(stream) = &self.state
             && TcpInfo::read(stream).is_ok_and(|tcp_info| tcp_info.bytes_received() == Some(0))
@@ -392,13 +427,15 @@ impl AsyncWrite for TfoStream {
         if let State::Open(stream) = &mut this.state {
             return Pin::new(stream).poll_write_vectored(cx, slices);
         }
-        if matches!(this.state, State::Idle { .. } | State::Corked { .. }) {
+        if matches!(this.state, State::Idle(_) | State::Corked(_)) {
             let wanted = slices.iter().any(|slice| !slice.is_empty());
             let taken = if wanted { this.append(slices) } else { 0 };
             if taken > 0 {
                 // A reader has waited for nothing so far. Now it waits for an answer, which releases
                 // the flight where nobody flushes.
-                this.wakers.wake_other(Side::Write);
+                if !*this.for_hyper.get_mut() {
+                    this.wakers.wake_other(Side::Write);
+                }
             }
             if taken > 0 || !wanted {
                 return Poll::Ready(Ok(taken));
@@ -422,7 +459,7 @@ impl AsyncWrite for TfoStream {
         let this = self.get_mut();
         match &mut this.state {
             State::Open(stream) => return Pin::new(stream).poll_flush(cx),
-            State::Idle { .. } => return Poll::Ready(Ok(())),
+            State::Idle(_) => return Poll::Ready(Ok(())),
             _ => {}
         }
         ready!(this.poll_cork(cx, Side::Write));
@@ -441,7 +478,7 @@ impl AsyncWrite for TfoStream {
     /// never reads hears of it here.
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
-        if let State::Idle { .. } = this.state {
+        if let State::Idle(_) = this.state {
             this.alarm.end();
             this.go(Phase::Idle, Event::Shutdown, State::Closed(None));
             this.wakers.wake_other(Side::Write);
@@ -469,6 +506,7 @@ impl AsyncWrite for TfoStream {
 /// needs addresses that a deferred connection does not have yet).
 impl Connection for TfoStream {
     fn connected(&self) -> Connected {
+        self.for_hyper.store(true, Relaxed);
         let State::Open(stream) = &self.state else { return Connected::new().extra(self.info.clone()) };
         let connected = stream.connected();
         let mut extras = Extensions::new();
@@ -482,10 +520,10 @@ impl Connection for TfoStream {
 impl State {
     fn phase(&self) -> Phase {
         match self {
-            Self::Idle { .. } => Phase::Idle,
-            Self::Corked { .. } => Phase::Corked,
+            Self::Idle(_) => Phase::Idle,
+            Self::Corked(_) => Phase::Corked,
             Self::Delivering(_) => Phase::Delivering,
-            Self::Draining { .. } => Phase::Draining,
+            Self::Draining(_) => Phase::Draining,
             Self::Open(_) => Phase::Open,
             Self::Closed(_) => Phase::Closed,
         }

@@ -16,7 +16,7 @@ use super::delivery::{Cargo, Delivery, Plan, Probe};
 use super::evidence::{Handshake, Syn};
 use super::table::{Event, Phase};
 use super::trip::Trip;
-use super::{State, TfoStream, cork, probe};
+use super::{Early, State, TfoStream, cork, probe};
 use crate::config::{Config, begin_plain, register};
 use crate::error::{ConnectError, ConnectErrorKind};
 use crate::info::Reason;
@@ -43,7 +43,8 @@ pub(super) struct Sent {
 impl TfoStream {
     /// Sends the SYN, with as much of the first flight as may ride.
     pub(super) fn release(&mut self) {
-        let State::Corked { unsent, others, mut trip, flight, .. } = self.take() else { return };
+        let State::Corked(early) = self.take() else { return };
+        let Early { unsent, others, mut trip, flight, .. } = *early;
         let (address, now) = (self.info.remote_addr(), Instant::now());
         let unsent = if trip.is_stale(now) { unsent.renewed(&self.config, &address) } else { Ok(unsent) };
         let advice = trip.ask_again(now);
