@@ -21,7 +21,7 @@ use hyper_util::client::legacy::{Client, Error};
 use hyper_util::rt::TokioExecutor;
 use support::flows;
 use support::http::{Runtime, Server, run};
-use support::tcp::{TcpServer, fetch_cookie};
+use support::tcp::{GET, TcpServer, fetch_cookie, known, phase};
 use tfo_http::ConnectErrorKind::{Connect as Handshake, Dns, InvalidUri, Socket, TimedOut};
 use tfo_http::{ConnectErrorKind, TfoConnector, connect_error, is_connect_error};
 use tfo_lab::{Host, Lab, Packet, Verdict, lab_tests};
@@ -175,6 +175,42 @@ lab_tests! {
                 net.request(connector, &case.uri)
             };
             assert!(result.is_ok() && begun.elapsed() >= Duration::from_secs(1), "{result:?}");
+        }
+    }
+
+    /// What the first SYN fails of at once is no failure while there is another address.
+    fn a_route_may_go_before_the_first_write() {
+        const POST: &[u8] = b"POST / HTTP/1.1\r\nHost: name\r\nContent-Length: 0\r\n\r\n";
+        for (request, is_known) in [(GET, false), (POST, false), (GET, true), (POST, true)] {
+            let net = Net::new();
+            let (v6, v4) = (net.server.addr_v6(OPEN), net.server.addr(OPEN));
+            let host = net.client.clone();
+            let dial = async move |found| {
+                let mut case = Case::new("route", "http://name/", Fails::No);
+                (case.found, case.limit) = (Ok(found), LONG);
+                let mut connector = case.into_ours();
+                if is_known {
+                    known(&connector, v6);
+                }
+                let stream = connector.call("http://name/".parse().unwrap()).await.unwrap().into_inner();
+                assert_eq!((phase(&stream).as_str(), stream.remote_addr()), ("Idle", v6));
+                stream
+            };
+            net.run(async move {
+                fetch_cookie(v6).await;
+                let (mut stream, mut alone) = (dial(vec![v6, v4]).await, dial(vec![v6]).await);
+                host.set_sysctl("net.ipv6.conf.all.disable_ipv6", 1).unwrap();
+                stream.write_all(request).await.unwrap();
+                let mut answer = [0; 12];
+                stream.read_exact(&mut answer).await.unwrap();
+                assert_eq!(&answer, b"HTTP/1.1 200");
+                let info = stream.conn_info();
+                assert_eq!((info.remote_addr(), info.saved_rtts()), (v4, 0), "{info:?}");
+                alone.write_all(request).await.unwrap();
+                let error = alone.read_exact(&mut answer).await.unwrap_err();
+                let told = connect_error(&error).unwrap();
+                assert_eq!((told.address(), told.maybe_executed()), (Some(v6), false), "{error:?}");
+            });
         }
     }
 

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use support::flows;
 use support::http::{RUNTIMES, Runtime, run};
-use support::tcp::{TcpServer, dial, fetch_cookie, phase};
+use support::tcp::{TcpServer, dial, fetch_cookie, known, phase};
 use tfo_http::{SynOutcome, TfoConnector, TfoStream};
 use tfo_lab::{DropSynData, Lab, StripFastOpen, lab_tests};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, split};
@@ -112,7 +112,11 @@ fn hostile(runtime: Runtime, turn: impl FnOnce(&Lab)) -> usize {
 
 async fn sequence(addr: SocketAddr, seed: u64) -> SynOutcome {
     let mut dice = Dice(seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1);
-    let stream = dial(&TfoConnector::new(), addr).await;
+    let connector = TfoConnector::new();
+    if seed % 2 == 1 {
+        known(&connector, addr);
+    }
+    let stream = dial(&connector, addr).await;
     assert_eq!(phase(&stream), "Idle");
     let (stream, written, echo, log) = match dice.roll(3) {
         0 => two_tasks(stream, dice).await,

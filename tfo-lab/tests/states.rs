@@ -14,7 +14,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use support::http::{Runtime, run};
-use support::tcp::{Received, TcpServer, dial, fetch_cookie, once, phase};
+use support::tcp::{Received, TcpServer, dial, fetch_cookie, known, once, phase};
 use tfo_http::{SynOutcome, TfoConnector, TfoStream};
 use tfo_lab::{Flow, Lab, Packet, Record, Tap, Verdict, lab_tests};
 use tokio::io::{AsyncRead as _, AsyncReadExt as _, AsyncWrite as _, AsyncWriteExt as _, ReadBuf};
@@ -87,17 +87,23 @@ fn every_state(op: Op, expected: [&'static str; 5]) {
         let data = to_server && !packet.is_syn() && !packet.payload().is_empty();
         if data && held.load(Ordering::SeqCst) { Verdict::Drop } else { Verdict::Pass }
     });
-    let bench = Bench { addr, hold, tap: lab.tap(), received };
+    let mut bench = Bench { addr, known: false, hold, tap: lab.tap(), received };
     run(&client, Runtime::CurrentThread, async move {
         fetch_cookie(addr).await;
-        for (phase, expected) in PHASES.into_iter().zip(expected) {
-            bench.case(phase, op, expected).await;
+        // Its connect was deferred, or none was made.
+        for known in [false, true] {
+            bench.known = known;
+            for (phase, expected) in PHASES.into_iter().zip(expected) {
+                bench.case(phase, op, expected).await;
+            }
         }
     });
 }
 
 struct Bench {
     addr: SocketAddr,
+    /// Whether rides are known to arrive.
+    known: bool,
     hold: Arc<AtomicBool>,
     tap: Tap,
     received: Received,
@@ -113,7 +119,7 @@ struct Ready {
 
 impl Bench {
     async fn case(&self, start: &str, op: Op, expected: &str) {
-        let what = format!("{start}, {op:?}");
+        let what = format!("{start}, {op:?}, known {}", self.known);
         self.flows();
         self.tap.clear();
         let before = self.received.ended().len();
@@ -201,6 +207,9 @@ impl Bench {
             connector.set_send_buffer_size(Some(4096));
             self.hold.store(true, Ordering::SeqCst);
             written = format!("GET /{} HTTP/1.1\r\nX: ", "x".repeat(14_000)).into_bytes();
+        }
+        if self.known {
+            known(&connector, self.addr);
         }
         let mut stream = dial(&connector, self.addr).await;
         if phase == "Idle" {

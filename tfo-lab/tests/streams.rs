@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use socket2::SockRef;
 use support::flows;
 use support::http::{RUNTIMES, Runtime, run};
-use support::tcp::{GET, TcpServer, dial, fetch_cookie, phase};
+use support::tcp::{GET, TcpServer, dial, fetch_cookie, known, phase};
 use tfo_http::{
     ConnectErrorKind, Reason, SynOutcome, TfoConnector, TfoStream, connect_error, is_connect_error,
 };
@@ -242,7 +242,7 @@ lab_tests! {
             (switch_off, SynOutcome::Plain, Reason::Unsupported, false),
         ] {
             for request in [GET, POST] {
-                for flush in [true, false] {
+                for (flush, is_known) in [(true, false), (false, false), (true, true), (false, true)] {
                     let lab = lab();
                     let (client, server) = (lab.host("client"), lab.host("server"));
                     let addr = server.addr(80);
@@ -250,7 +250,11 @@ lab_tests! {
                     let host = client.clone();
                     let changed = run(&client, Runtime::CurrentThread, async move {
                         fetch_cookie(addr).await;
-                        let mut stream = deferred(addr).await;
+                        let connector = TfoConnector::new();
+                        if is_known {
+                            known(&connector, addr);
+                        }
+                        let mut stream = deferred_with(&connector, addr).await;
                         match change(&host) {
                             // A rootless lab cannot.
                             Err(LabError::FlushDenied { .. }) => return false,
