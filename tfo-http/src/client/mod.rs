@@ -49,10 +49,10 @@ use hop::{Hop, Redirects, Trail};
 /// # What is sent twice
 ///
 /// A request is sent a second time, once, if its connection was lost before it carried the request, or
-/// if the request has a safe method (RFC 9110 section 9.2.1) and no body; so is such a request that an
-/// HTTP/2 server has turned away unread (RFC 9113 section 8.7). Nothing else is:
-/// [`Error::maybe_executed`] tells what is left to the caller. A refusal is an answer, and what timed
-/// out is not begun again.
+/// if an HTTP/2 server has turned it away unread (RFC 9113 section 8.7), whatever its method; and if its
+/// connection was lost later, if it has a safe method (RFC 9110 section 9.2.1) and no body. Nothing else
+/// is: [`Error::maybe_executed`] tells what is left to the caller. A refused connection is an answer,
+/// and what timed out is not begun again.
 ///
 /// # Limits
 ///
