@@ -24,6 +24,7 @@ use tfo_http_server::{AcceptInfo, TfoListener};
 use tfo_lab::{HoldProof, Lab, Packet, Verdict, lab_tests};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
+use tower_http::follow_redirect::RequestUri;
 
 const RTT: Duration = Duration::from_millis(10);
 const MS: Duration = Duration::from_millis(1);
@@ -290,6 +291,7 @@ lab_tests! {
             let answer = client.request(request.body("").unwrap()).await.unwrap();
             let last = answer.extensions().get::<FinalUrl>().unwrap().0.to_string();
             assert_eq!(last, format!("http://{}/page", target.ip()));
+            assert_eq!(answer.extensions().get::<RequestUri>().unwrap().0, *last);
             assert_eq!(hello(answer).await.remote_addr(), target);
         });
         let asked = [web.asked(), elsewhere.asked()].concat();
@@ -301,6 +303,17 @@ lab_tests! {
         let target = target.ip().to_string();
         assert_eq!(seen("host"), [Some("virtual"), Some("virtual"), Some(target.as_str())]);
         assert_eq!(seen("x-mine"), [Some("2"); 3]);
+    }
+
+    /// Whoever logs an answer logs no password: what it says of its URL is masked, in every extension.
+    fn credentials_do_not_come_back_with_the_answer() {
+        with_web(|addr| async move {
+            let url = format!("http://user:secret@{addr}/");
+            let answer = Client::new().unwrap().get(url).await.unwrap();
+            let masked = format!("http://***@{addr}/");
+            assert_eq!(answer.extensions().get::<FinalUrl>().unwrap().0, *masked);
+            assert_eq!(answer.extensions().get::<RequestUri>().unwrap().0, *masked);
+        });
     }
 
     /// RFC 9110 section 15.4.

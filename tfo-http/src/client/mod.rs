@@ -15,7 +15,7 @@ use http::{Method, Request, Response, Uri};
 use http_body_util::Full;
 use hyper_util::client::legacy;
 use tokio::time::{Instant, timeout_at};
-use tower_http::follow_redirect::FollowRedirect;
+use tower_http::follow_redirect::{FollowRedirect, RequestUri};
 use tower_service::Service as _;
 
 pub use body::ResponseBody;
@@ -192,6 +192,8 @@ impl Client {
         let (mut head, body) = response.into_parts();
         let url = trail.url();
         let body = ResponseBody::new(body, shared.read_timeout, deadline, url.clone(), trail.info());
+        // tower-http's own has the credentials.
+        head.extensions.insert(RequestUri(url.clone()));
         head.extensions.insert(FinalUrl(url));
         Ok(Response::from_parts(head, body))
     }
