@@ -4,7 +4,6 @@ mod attempts;
 mod cork;
 mod delivery;
 pub(crate) mod evidence;
-pub(crate) mod frames;
 mod parking;
 mod probe;
 mod table;
