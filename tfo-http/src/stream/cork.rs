@@ -30,6 +30,13 @@ pub(super) struct Cork {
     drawn: bool,
 }
 
+/// How many of a flight's flushes are held back: each is of so many leading bytes. For the benches.
+#[doc(hidden)]
+pub fn corked_flushes(flight: &[u8], flushes: &[usize], policy: &SynData) -> usize {
+    let mut cork = Cork::default();
+    flushes.iter().filter(|&&len| flight.get(..len).is_some_and(|begun| cork.holds(begun, policy))).count()
+}
+
 /// Whether a flight speaks HTTP/2.
 pub(super) fn is_http2(flight: &[u8]) -> bool {
     flight.starts_with(PREFACE)

@@ -37,6 +37,8 @@ use crate::policy::Clearance;
 pub(crate) use attempts::FirstAttempt;
 use attempts::{Attempts, Delivered, Won};
 use cork::Cork;
+#[doc(hidden)]
+pub use cork::corked_flushes;
 use delivery::{Cargo, Delivery, Plan};
 use evidence::Syn;
 pub(crate) use parking::{Lot, Parkable};
