@@ -56,6 +56,14 @@ pub fn claims(results: &Results) -> Vec<Claim> {
     if has(Set::ConnectionCost) {
         claims.extend(cost(results));
     }
+    if has(Set::Restart) {
+        claims.push(Claim {
+            text: "Requests that fail while the server is restarted",
+            at_most: 0.0,
+            measured: worst(results.of(Set::Restart, "failed").map(|entry| entry.value.median())),
+            unit: "requests",
+        });
+    }
     if has(Set::Memory) {
         let idle = results
             .of(Set::Memory, "idle server connection")

@@ -17,6 +17,7 @@ pub mod ops;
 pub mod page;
 mod plot;
 pub mod process;
+pub mod restart;
 pub mod result;
 pub mod run;
 pub mod server;

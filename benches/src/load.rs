@@ -8,6 +8,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use bytes::Bytes;
 use clap::ValueEnum;
@@ -17,7 +18,7 @@ use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::{Connect, Connected, Connection, HttpConnector};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use socket2::{Domain, Socket, Type};
-use tfo_core::{SynSend, send_syn};
+use tfo_core::{SynSend, TcpInfo, send_syn};
 use tfo_http::{SynData, TfoConnector};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::runtime::Builder;
@@ -173,6 +174,22 @@ fn raw(job: &Job, concurrency: usize) -> usize {
             .count();
     }
     answered
+}
+
+/// One request on a connection of its own, which the server closes: whether it was in the SYN, as the kernel says.
+pub(crate) fn visit(address: SocketAddr, tfo: bool, patience: Duration) -> io::Result<bool> {
+    let request = format!("GET / HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n").into_bytes();
+    let stream = match tfo {
+        true => send(address, &request)?,
+        false => {
+            let mut stream = TcpStream::connect_timeout(&address, patience)?;
+            stream.write_all(&request)?;
+            stream
+        }
+    };
+    stream.set_read_timeout(Some(patience))?;
+    read_answer(&stream, true)?;
+    Ok(TcpInfo::read(&stream).is_ok_and(|info| info.syn_data() == Some(true)))
 }
 
 fn hold(address: SocketAddr, path: &str) -> io::Result<TcpStream> {

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use tfo_core::{FirstFlight, TcpInfo};
 use tfo_http::path::{Event, Path, PathMemory};
+use tfo_http::{SynData, corked_flushes};
 use tfo_http_server::keys::{Rotation, Schedule};
 
 const CURL: &[u8] =
@@ -18,6 +19,9 @@ const HTTP2: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\
 \x00\x00\x1c\x01\x05\x00\x00\x00\x01\
 \x82\x86\x84\x41\x8c\xf1\xe3\xc2\xe5\xf2\x3a\x6b\xa0\xab\x90\xf4\xff\x7a\x89\x25\xa8\x49\xe9\x5b\xb8\xe8\xb4\xbf";
 
+/// How many bytes of it are the request.
+const HEADERS: usize = 9 + 28;
+
 /// An operation that can be repeated.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[expect(clippy::exhaustive_enums, reason = "for the programs of this crate only")]
@@ -26,6 +30,8 @@ pub enum Op {
     ClassifyHttp1,
     /// A first flight of HTTP/2.
     ClassifyHttp2,
+    /// The first flight of HTTP/2 as it comes: flushed without its request, then with it.
+    Cork,
     /// What the kernel returned, decoded, and the fields that a connection looks at.
     DecodeTcpInfo,
     /// The path memory, about a path that is known to carry TCP Fast Open.
@@ -38,9 +44,10 @@ pub enum Op {
 
 impl Op {
     /// All of them.
-    pub const ALL: [Self; 6] = [
+    pub const ALL: [Self; 7] = [
         Self::ClassifyHttp1,
         Self::ClassifyHttp2,
+        Self::Cork,
         Self::DecodeTcpInfo,
         Self::AskPath,
         Self::AskAndReportPath,
@@ -52,6 +59,7 @@ impl Op {
         match self {
             Self::ClassifyHttp1 => "classify_http1",
             Self::ClassifyHttp2 => "classify_http2",
+            Self::Cork => "cork",
             Self::DecodeTcpInfo => "decode_tcp_info",
             Self::AskPath => "ask_path",
             Self::AskAndReportPath => "ask_and_report_path",
@@ -69,6 +77,10 @@ impl Op {
         match self {
             Self::ClassifyHttp1 => repeat(times, || FirstFlight::classify(black_box(CURL))),
             Self::ClassifyHttp2 => repeat(times, || FirstFlight::classify(black_box(HTTP2))),
+            Self::Cork => {
+                let flushes = [HTTP2.len() - HEADERS, HTTP2.len()];
+                repeat(times, || corked_flushes(black_box(HTTP2), &flushes, &SynData::SafeMethods))
+            }
             Self::DecodeTcpInfo => {
                 // Of an established connection, as long as Linux 6.18 makes it.
                 let mut bytes = [0_u8; TcpInfo::KNOWN];

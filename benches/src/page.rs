@@ -37,6 +37,8 @@ pub fn html(results: &Results) -> Result<String, Failed> {
             Set::RequestLatency => latency(results)?,
             Set::ConnectionCost => cost(results)?,
             Set::Hostile => hostile(results)?,
+            // Counts that are to be zero make no picture.
+            Set::Restart => Vec::new(),
             Set::Memory | Set::Micro => bars_of_set(results, section.set)?,
         };
         parts.push(part(&section, &pictures));
@@ -100,7 +102,7 @@ fn part(section: &Section, pictures: &[(String, String)]) -> Markup {
             h2 { (section.title) }
             p.intro { (section.intro) }
             @for (caption, svg) in pictures { h3 { (caption) } (PreEscaped(svg)) }
-            details {
+            details open[pictures.is_empty()] {
                 summary { "All numbers" }
                 @for table in &section.tables {
                     h3 { (table.caption) }

@@ -85,6 +85,8 @@ pub enum Set {
     ConnectionCost,
     /// What paths that mistreat TCP Fast Open cost.
     Hostile,
+    /// What clients notice of restarts.
+    Restart,
     /// Bytes for what is idle or remembered.
     Memory,
     /// Single operations.
@@ -97,6 +99,7 @@ impl fmt::Display for Set {
             Self::RequestLatency => "request_latency",
             Self::ConnectionCost => "connection_cost",
             Self::Hostile => "hostile",
+            Self::Restart => "restart",
             Self::Memory => "memory",
             Self::Micro => "micro",
         })

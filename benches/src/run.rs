@@ -61,6 +61,15 @@ pub(crate) fn find(program: &str) -> Option<PathBuf> {
     places.map(|place| place.join(program)).find(|path| path.is_file())
 }
 
+/// Where our command is: beside this program, if it was built.
+pub(crate) fn our_command() -> Result<PathBuf, String> {
+    let command = env::current_exe().map(|this| this.with_file_name("tfo")).unwrap_or_default();
+    match command.is_file() {
+        true => Ok(command),
+        false => Err("the command is not there: cargo build --release -p tfo-cli".to_owned()),
+    }
+}
+
 /// Whether a program is there.
 pub(crate) fn is_installed(program: &str) -> bool {
     find(program).is_some()

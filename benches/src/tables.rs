@@ -58,6 +58,13 @@ fn words(set: Set) -> (&'static str, &'static str) {
              first request, of the second, and of those that follow, each on a new connection. curl \
              --tcp-fastopen is what the kernel does alone.",
         ),
+        Set::Restart => (
+            "Restarts under load",
+            "In a lab at 40 ms: `tfo serve` hands its listeners to its successor (SIGUSR2), again and again, while four \
+             plain clients and four with TCP Fast Open ask for a small file without a pause, each request on a \
+             connection of its own. In the SYN is what the kernel says of the connection; failed is what had no whole \
+             answer. The worst latency is the longest of all, from the connect to the end of the answer.",
+        ),
         Set::Memory => {
             ("Memory", "Growth of the process, divided: the kernel's socket buffers are not in it.")
         }
@@ -78,6 +85,7 @@ pub fn sections(results: &Results) -> Vec<Section> {
             let tables = match set {
                 Set::RequestLatency => latency(results),
                 Set::Hostile => hostile(results),
+                Set::Restart => restart(results),
                 _ => results.whats(set).into_iter().map(|what| plain(results, set, what)).collect(),
             };
             Section { set, title, intro, tables }
@@ -184,6 +192,26 @@ fn hostile(results: &Results) -> Vec<Table> {
             })
             .collect();
     vec![Table { caption: "Milliseconds of a request".to_owned(), header, rows }]
+}
+
+fn restart(results: &Results) -> Vec<Table> {
+    let whats = results.whats(Set::Restart);
+    let entries = || results.entries.iter().filter(|entry| entry.set == Set::Restart);
+    let unit = |what: &str| entries().find(|entry| entry.what == what).map_or("", |entry| &entry.unit);
+    let named = |what: &&str| match unit(what) {
+        "ms" => format!("{what}, ms"),
+        _ => (*what).to_owned(),
+    };
+    let header = std::iter::once("clients".to_owned()).chain(whats.iter().map(named)).collect();
+    let rows = distinct(entries(), |entry| &entry.subject).into_iter().map(|subject| {
+        let of = |what: &&str| {
+            let found = entries().find(|entry| entry.subject == subject && entry.what == *what);
+            found.map_or_else(String::new, |entry| show(&entry.value, |value| number(value.median)))
+        };
+        std::iter::once(subject.to_owned()).chain(whats.iter().map(of)).collect()
+    });
+    let restarts = entries().next().map_or("", |entry| entry.at("restarts"));
+    vec![Table { caption: format!("{restarts} restarts"), header, rows: rows.collect() }]
 }
 
 /// A row for each entry.

@@ -71,6 +71,23 @@ lab_tests! {
         assert!(calls("blocking sockets, TFO") < calls("tfo-http"));
     }
 
+    fn restarts_fail_no_request() {
+        let directory = tempfile::tempdir().unwrap();
+        let (results, page) = report("restart", directory.path());
+        if !Path::new(env!("CARGO_BIN_EXE_report")).with_file_name("tfo").is_file() {
+            assert!(page.contains("not measured: the command is not there"));
+            return;
+        }
+        let seen = |what, who| median(&results, Set::Restart, what, who);
+        for (who, rides) in [("plain", false), ("TFO", true)] {
+            assert!(seen("requests", who) > 10.0 && seen("failed", who) == 0.0, "{who}");
+            assert_eq!(seen("in the SYN", who) > 0.0, rides, "{who}");
+            // At least the round trip.
+            assert!(seen("worst latency", who) >= 40.0, "{who}");
+        }
+        assert!(page.contains("2 restarts") && page.contains("Requests that fail while the server is restarted"));
+    }
+
     fn what_is_missing_is_said_in_the_place_of_its_number() {
         let directory = tempfile::tempdir().unwrap();
         let empty = directory.path().join("empty");

@@ -31,3 +31,5 @@ pub use policy::{Ride, Rule, SynData};
 #[cfg(feature = "hickory")]
 pub use resolver::CachingResolver;
 pub use stream::TfoStream;
+#[doc(hidden)]
+pub use stream::corked_flushes;

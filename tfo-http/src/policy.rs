@@ -1,6 +1,7 @@
 //! What may ride in the SYN: the caller's choice, applied to a first flight.
 
 use std::fmt;
+use std::panic::{self, AssertUnwindSafe};
 use std::sync::{Arc, LazyLock};
 
 use http::request::Parts;
@@ -50,7 +51,8 @@ impl SynData {
     ///
     /// The rule sees the head of the request: method, URI (with HTTP/1 without host, which is in the
     /// headers) and headers. It runs on the connection's task, and must not block; it may be asked
-    /// about a request more than once.
+    /// about a request more than once. A rule that panics has said [`Ride::No`]: the request is sent,
+    /// behind the handshake.
     ///
     /// It is not asked about what it could not judge, which does not ride: a head that is not
     /// complete in the first flight, or has errors; with HTTP/1 a body without a length
@@ -102,7 +104,7 @@ impl SynData {
             Self::Rule(rule) => match class.protocol() {
                 Protocol::Tls => Clearance::of(&class),
                 _ => {
-                    let judged = heads::judge(flight, &class, |head| (rule.0)(head));
+                    let judged = heads::judge(flight, &class, |head| rule.ask(head));
                     Clearance { safe: judged.early <= class.cut(), ..judged }
                 }
             },
@@ -114,6 +116,15 @@ impl SynData {
 /// is a clone of the other.
 #[derive(Clone)]
 pub struct Rule(Arc<dyn Fn(&Parts) -> Ride + Send + Sync>);
+
+impl Rule {
+    /// A panic would end the connection's task, and with HTTP/2 poison what all requests on it share:
+    /// they would fail although nothing was sent.
+    fn ask(&self, head: &Parts) -> Ride {
+        // What it leaves half-made is its own.
+        panic::catch_unwind(AssertUnwindSafe(|| (self.0)(head))).unwrap_or(Ride::No)
+    }
+}
 
 impl PartialEq for Rule {
     fn eq(&self, other: &Self) -> bool {
@@ -216,6 +227,16 @@ mod tests {
         assert_eq!(clearance.stop, Some(Reason::ByRule));
         let unknown = rule.judge(b"\0what");
         assert_eq!((unknown.early, unknown.stop), (0, Some(Reason::NotReplaySafe(Stop::UnknownProtocol))));
+    }
+
+    #[test]
+    fn a_rule_that_panics_has_said_no() {
+        let rule = SynData::rule(|head| {
+            assert_eq!(head.uri.path(), "/a", "as this test wants it");
+            Ride::Repeatable
+        });
+        assert_eq!(judged(&rule, &[GET, POST]), (GET.len(), true, true, false));
+        assert_eq!(rule.judge(POST).stop, Some(Reason::ByRule));
     }
 
     #[test]

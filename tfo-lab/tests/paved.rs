@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use axum::Router;
 use axum::extract::ConnectInfo;
 use axum::routing::get;
-use hyper::{Request, StatusCode, Version};
+use hyper::{Request, Response, StatusCode, Version};
 use support::flows;
 use support::http::{RUNTIMES, Runtime, Server, rode, run};
 use support::tcp::TcpServer;
@@ -24,6 +24,7 @@ use tfo_http_server::{AcceptInfo, TfoListener};
 use tfo_lab::{HoldProof, Lab, Packet, Verdict, lab_tests};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
+use tower_http::follow_redirect::RequestUri;
 
 const RTT: Duration = Duration::from_millis(10);
 const MS: Duration = Duration::from_millis(1);
@@ -290,6 +291,7 @@ lab_tests! {
             let answer = client.request(request.body("").unwrap()).await.unwrap();
             let last = answer.extensions().get::<FinalUrl>().unwrap().0.to_string();
             assert_eq!(last, format!("http://{}/page", target.ip()));
+            assert_eq!(answer.extensions().get::<RequestUri>().unwrap().0, *last);
             assert_eq!(hello(answer).await.remote_addr(), target);
         });
         let asked = [web.asked(), elsewhere.asked()].concat();
@@ -301,6 +303,17 @@ lab_tests! {
         let target = target.ip().to_string();
         assert_eq!(seen("host"), [Some("virtual"), Some("virtual"), Some(target.as_str())]);
         assert_eq!(seen("x-mine"), [Some("2"); 3]);
+    }
+
+    /// Whoever logs an answer logs no password: what it says of its URL is masked, in every extension.
+    fn credentials_do_not_come_back_with_the_answer() {
+        with_web(|addr| async move {
+            let url = format!("http://user:secret@{addr}/");
+            let answer = Client::new().unwrap().get(url).await.unwrap();
+            let masked = format!("http://***@{addr}/");
+            assert_eq!(answer.extensions().get::<FinalUrl>().unwrap().0, *masked);
+            assert_eq!(answer.extensions().get::<RequestUri>().unwrap().0, *masked);
+        });
     }
 
     /// RFC 9110 section 15.4.
@@ -362,25 +375,42 @@ lab_tests! {
         assert_eq!(lines[6..].iter().map(|line| line.0).collect::<Vec<_>>(), ["GET /never"; 2]);
     }
 
-    /// RFC 9113 section 8.7: an HTTP/2 server that goes, or has enough to do.
-    fn what_was_turned_away_is_sent_again_where_that_is_safe() {
-        const GOAWAY: &[u8] = &[0, 0, 8, 7, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
-        const REFUSED: &[u8] = &[0, 0, 4, 3, 0, 0, 0, 0, 1, 0, 0, 0, 7];
-        for (post, answer) in [(false, GOAWAY), (true, GOAWAY), (false, REFUSED), (true, REFUSED)] {
-            let lab = Lab::builder().rtt(RTT).build().unwrap();
-            let (client, host) = (lab.host("client"), lab.host("server"));
-            let (addr, heads) = (host.addr(80), Arc::new(AtomicUsize::new(0)));
-            let count = heads.clone();
-            let _server = TcpServer::start(&host, addr, move |stream| turn_away(stream, answer, count.clone()));
-            run(&client, Runtime::CurrentThread, async move {
-                let client = Client::builder().http2_only(true).no_proxy().build().unwrap();
-                let url = format!("http://{addr}/");
-                let answer = if post { client.post(url, "order").await } else { client.get(url).await };
-                let answer = answer.map(|answer| answer.status()).map_err(|error| error.kind());
-                assert_eq!(answer, if post { Err(ErrorKind::Http) } else { Ok(StatusCode::NO_CONTENT) });
-            });
-            assert_eq!(heads.load(Ordering::Relaxed), if post { 1 } else { 2 });
+    /// RFC 9113 section 8.7: an HTTP/2 server that goes, or has enough to do, has begun with nothing.
+    fn what_was_turned_away_is_sent_again_once() {
+        // By REFUSED_STREAM; by GOAWAY with NO_ERROR and with ENHANCE_YOUR_CALM.
+        for way in [None, Some(go_away(0, 0)), Some(go_away(0, 11))] {
+            for (post, times) in [(false, 1), (false, 2), (true, 1), (true, 2)] {
+                let what = format!("{way:?}, POST {post}, {times} times");
+                let lab = Lab::builder().rtt(RTT).build().unwrap();
+                let (client, host) = (lab.host("client"), lab.host("server"));
+                let (addr, heads) = (host.addr(80), Arc::new(AtomicUsize::new(0)));
+                let count = heads.clone();
+                let handle = move |stream| turn_away(stream, way, times, count.clone());
+                let _server = TcpServer::start(&host, addr, handle);
+                let answer = run(&client, Runtime::CurrentThread, async move { ask(addr, post).await });
+                match answer {
+                    Ok(answer) => assert_eq!((answer.status(), times), (StatusCode::NO_CONTENT, 1), "{what}"),
+                    Err(error) => {
+                        assert_eq!((error.kind(), times), (ErrorKind::Http, 2), "{what}: {error:?}");
+                        assert!(!error.maybe_executed() && error.conn_info().is_some(), "{what}: {error:?}");
+                    }
+                }
+                assert_eq!(heads.load(Ordering::Relaxed), 2, "{what}");
+            }
         }
+    }
+
+    /// The twin: the server counts the request among those that it may have begun with.
+    fn what_a_server_may_have_begun_with_is_left_to_the_caller() {
+        let lab = Lab::builder().rtt(RTT).build().unwrap();
+        let (client, host) = (lab.host("client"), lab.host("server"));
+        let (addr, heads) = (host.addr(80), Arc::new(AtomicUsize::new(0)));
+        let count = heads.clone();
+        let handle = move |stream| turn_away(stream, Some(go_away(1, 0)), usize::MAX, count.clone());
+        let _server = TcpServer::start(&host, addr, handle);
+        let error = run(&client, Runtime::CurrentThread, async move { ask(addr, true).await }).unwrap_err();
+        assert_eq!((error.kind(), error.maybe_executed()), (ErrorKind::Http, true), "{error:?}");
+        assert_eq!(heads.load(Ordering::Relaxed), 1);
     }
 
     fn bad_answers_are_errors_of_their_kind() {
@@ -434,8 +464,38 @@ async fn told(method: axum::http::Method, ConnectInfo(info): ConnectInfo<AcceptI
     format!("{method} {} {}", info.arrived_in_syn(), info.is_proven())
 }
 
-/// HTTP/2: what the first request of all is answered with; all others get a 204.
-async fn turn_away(mut stream: TcpStream, answer: &'static [u8], heads: Arc<AtomicUsize>) {
+/// With prior knowledge, by a client of its own.
+async fn ask(addr: SocketAddr, post: bool) -> Result<Answer, tfo_http::client::Error> {
+    let client = Client::builder().http2_only(true).no_proxy().build().unwrap();
+    let url = format!("http://{addr}/");
+    if post { client.post(url, "order").await } else { client.get(url).await }
+}
+
+/// RFC 9113 section 6.8.
+fn go_away(last_stream: u8, reason: u8) -> [u8; 17] {
+    [0, 0, 8, 7, 0, 0, 0, 0, 0, 0, 0, 0, last_stream, 0, 0, 0, reason]
+}
+
+/// HTTP/2: turns away so many requests, all connections together, and answers the others with a 204.
+async fn turn_away(stream: TcpStream, way: Option<[u8; 17]>, times: usize, heads: Arc<AtomicUsize>) {
+    match way {
+        Some(way) => turn_away_by(stream, &way, times, heads).await,
+        None => {
+            let mut connection = h2::server::handshake(stream).await.unwrap();
+            while let Some(Ok((_, mut respond))) = connection.accept().await {
+                if heads.fetch_add(1, Ordering::Relaxed) < times {
+                    respond.send_reset(h2::Reason::REFUSED_STREAM);
+                } else {
+                    let answer = Response::builder().status(StatusCode::NO_CONTENT).body(()).unwrap();
+                    respond.send_response(answer, true).unwrap();
+                }
+            }
+        }
+    }
+}
+
+/// By hand: h2's server says GOAWAY only of what it has not read.
+async fn turn_away_by(mut stream: TcpStream, way: &[u8], times: usize, heads: Arc<AtomicUsize>) {
     let (mut preface, mut frame) = ([0; 24], [0; 9]);
     stream.read_exact(&mut preface).await.unwrap();
     stream.write_all(&[0, 0, 0, 4, 0, 0, 0, 0, 0]).await.unwrap();
@@ -445,9 +505,13 @@ async fn turn_away(mut stream: TcpStream, answer: &'static [u8], heads: Arc<Atom
         if frame[3] != 1 {
             continue;
         }
-        let no_content = [0, 0, 1, 1, 5, 0, 0, 0, frame[8], 0x89];
-        let first = heads.fetch_add(1, Ordering::Relaxed) == 0;
-        stream.write_all(if first { answer } else { &no_content }).await.unwrap();
+        if heads.fetch_add(1, Ordering::Relaxed) < times {
+            stream.write_all(way).await.unwrap();
+            // What it has not turned away ends with the connection.
+            let _ = stream.shutdown().await;
+        } else {
+            stream.write_all(&[0, 0, 1, 1, 5, 0, 0, 0, frame[8], 0x89]).await.unwrap();
+        }
     }
 }
 

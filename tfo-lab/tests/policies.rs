@@ -93,6 +93,26 @@ lab_tests! {
         }
     }
 
+    /// A mistake of the caller's costs the ride, not the request.
+    fn a_rule_that_panics_has_said_no() {
+        for http2 in [false, true] {
+            let lab = Lab::builder().rtt(RTT).build().unwrap();
+            let (client, host) = (lab.host("client"), lab.host("server"));
+            let (server, addr) = (Server::start(&host, host.addr(80)), host.addr(80));
+            run(&client, Runtime::CurrentThread, async move { fetch_cookie(addr).await });
+            let policy = SynData::rule(|_| panic!("as this test wants it"));
+            for method in [Method::GET, Method::POST] {
+                let (connector, request) = (by(&policy), request(&method, addr, "/"));
+                let sent = run(&client, Runtime::CurrentThread, async move { send(connector, http2, request).await });
+                let info = sent.unwrap_or_else(|error| panic!("{method}, HTTP/2 {http2}: {error:?}"));
+                assert_eq!((info.outcome(), info.reason()), (SynOutcome::DataLess, Some(Reason::ByRule)));
+                assert!(!in_syn(&flows(&lab, 80).pop().unwrap(), &info));
+            }
+            let methods: Vec<_> = server.seen().into_iter().map(|seen| seen.method).collect();
+            assert_eq!(methods, [Method::GET, Method::POST], "HTTP/2 {http2}");
+        }
+    }
+
     /// A server without a gate acts at once, and then the round trip is saved.
     fn what_a_server_does_not_hold_is_saved() {
         let lab = Lab::builder().rtt(RTT * 10).build().unwrap();

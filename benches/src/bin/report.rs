@@ -14,7 +14,9 @@ use std::time::{Instant, SystemTime};
 
 use benches::result::{Entry, Results, Set};
 use benches::run::{Effort, Progress};
-use benches::{cost, hostile, instructions, latency, load, machine, markdown, memory, micro, page, server};
+use benches::{
+    cost, hostile, instructions, latency, load, machine, markdown, memory, micro, page, restart, server,
+};
 use clap::{Args, Parser, Subcommand, ValueEnum as _};
 
 /// Measures what TCP Fast Open costs and what it saves; writes results.json and report.html.
@@ -131,6 +133,7 @@ fn measure(args: &Report) -> Results {
             Set::RequestLatency => latency::run(effort, &progress),
             Set::ConnectionCost => cost::run(effort, &progress),
             Set::Hostile => hostile::run(effort, &progress),
+            Set::Restart => restart::run(effort, &progress),
             Set::Memory => memory::run(effort, &progress),
             Set::Micro => micro::run(effort, &progress),
         })

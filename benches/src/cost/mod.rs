@@ -16,7 +16,7 @@ use tfo_lab::{Host, Lab};
 
 use crate::process::{Cpus, Process};
 use crate::result::{Entry, Set};
-use crate::run::{Effort, Progress};
+use crate::run::{Effort, Progress, our_command};
 use crate::server::BACKLOG;
 use crate::servers::{Servers, Subject, loopback};
 use crate::stats::Figure;
@@ -205,16 +205,12 @@ fn file_costs(
     let address = SocketAddr::from(([127, 0, 0, 1], 8009));
     let root = servers.directory.path().to_string_lossy().into_owned();
     let queue = BACKLOG.to_string();
-    let command = std::env::current_exe().map(|this| this.with_file_name("tfo")).unwrap_or_default();
-    let process = match command.is_file() {
-        false => Err("the command is not there: cargo build --release -p tfo-cli".to_owned()),
-        true => {
-            let listen = "0.0.0.0:8009";
-            let args = ["serve", "--listen", listen, "--root", &root, "--fastopen-queue", &queue];
-            let args: Vec<_> = args.map(str::to_owned).into();
-            Process::listening(host, Cpus::One, &command.to_string_lossy(), &args, address)
-        }
-    };
+    let process = our_command().and_then(|command| {
+        let listen = "0.0.0.0:8009";
+        let args = ["serve", "--listen", listen, "--root", &root, "--fastopen-queue", &queue];
+        let args: Vec<_> = args.map(str::to_owned).into();
+        Process::listening(host, Cpus::One, &command.to_string_lossy(), &args, address)
+    });
     let ours = Subject { name: "tfo serve", process: &process, address, path: "/file" };
     let nginx = servers.answering(true).find(|subject| subject.name == "nginx");
     let subjects: Vec<_> =

@@ -1,9 +1,10 @@
 //! HTTP/2 with prior knowledge (RFC 9113 3.3): frames, and the requests in them.
 
+use super::frame::{
+    ACK, DATA, END_HEADERS, END_STREAM, Frame, GOAWAY, HEAD, HEADERS, PADDED, PING, PREFACE, PRIORITY,
+    PRIORITY_UPDATE, RESERVED, RST_STREAM, SETTINGS, WINDOW_UPDATE, WITH_PRIORITY,
+};
 use super::{Classifier, End, FirstFlight, Methods, Protocol, Stop, hpack};
-
-/// RFC 9113 3.4: what a client sends first.
-pub(super) const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
 /// Classifies a flight that starts with the preface.
 pub(super) fn classify(flight: &[u8], rules: &Classifier) -> FirstFlight {
@@ -29,28 +30,8 @@ pub(super) fn classify(flight: &[u8], rules: &Classifier) -> FirstFlight {
     }
 }
 
-/// RFC 9113 4.1: length, type, flags and stream.
-const FRAME_HEAD: usize = 9;
-
 /// RFC 9113 4.2: the frame size that every endpoint takes. A larger one needs the server's SETTINGS.
 const MAX_FRAME: usize = 1 << 14;
-
-// RFC 9113 6 and RFC 9218 7.1.
-const DATA: u8 = 0;
-const HEADERS: u8 = 1;
-const PRIORITY: u8 = 2;
-const RST_STREAM: u8 = 3;
-const SETTINGS: u8 = 4;
-const PING: u8 = 6;
-const GOAWAY: u8 = 7;
-const WINDOW_UPDATE: u8 = 8;
-const PRIORITY_UPDATE: u8 = 16;
-
-const ACK: u8 = 0x1;
-const END_STREAM: u8 = 0x1;
-const END_HEADERS: u8 = 0x4;
-const PADDED: u8 = 0x8;
-const WITH_PRIORITY: u8 = 0x20;
 
 /// What the frames so far say about the next.
 #[derive(Debug, Default)]
@@ -69,10 +50,10 @@ struct Connection {
 impl Connection {
     /// What follows the frame that `bytes` start with.
     fn frame<'a>(&mut self, bytes: &'a [u8], rules: &Classifier) -> Result<&'a [u8], End> {
-        let Some((head, rest)) = bytes.split_first_chunk::<FRAME_HEAD>() else {
+        let Some((head, rest)) = bytes.split_first_chunk::<HEAD>() else {
             return Err(self.unfinished_head(bytes));
         };
-        let head = Head::parse(head)?;
+        let head = Frame::checked(head)?;
         self.expects(head.kind)?;
         let (payload, behind) = rest.split_at(head.len.min(rest.len()));
         match head.kind {
@@ -120,7 +101,7 @@ impl Connection {
     }
 
     /// RFC 9113 6.2: a request, or the beginning of one if the payload is shorter than the head says.
-    fn headers(&mut self, head: &Head, payload: &[u8], rules: &Classifier) -> Result<(), End> {
+    fn headers(&mut self, head: &Frame, payload: &[u8], rules: &Classifier) -> Result<(), End> {
         // RFC 9113 5.1.1: streams of a client are odd, and each is "numerically greater than all streams" before.
         // On an open one these would be trailers.
         if head.stream.is_multiple_of(2) || head.stream <= self.last_stream {
@@ -155,7 +136,7 @@ impl Connection {
 
 impl Connection {
     /// RFC 9113 6.1: a part of the body of a request that was let through.
-    fn data(&mut self, head: &Head) -> Result<(), End> {
+    fn data(&mut self, head: &Frame) -> Result<(), End> {
         let bit = bit(head.stream).filter(|bit| self.open & bit != 0);
         let bit = bit.ok_or(End::Unsafe(Stop::RequestBody))?;
         if head.has(END_STREAM) {
@@ -170,29 +151,14 @@ fn bit(stream: u32) -> Option<u64> {
     1_u64.checked_shl(stream / 2).filter(|_| !stream.is_multiple_of(2))
 }
 
-/// The head of a frame.
-#[derive(Debug)]
-struct Head {
-    len: usize,
-    kind: u8,
-    flags: u8,
-    stream: u32,
-}
-
-impl Head {
-    fn parse(head: &[u8; FRAME_HEAD]) -> Result<Self, End> {
-        let &[l0, l1, l2, kind, flags, s0, s1, s2, s3] = head;
-        let len = u32::from_be_bytes([0, l0, l1, l2]) as usize;
-        let stream = u32::from_be_bytes([s0, s1, s2, s3]);
+impl Frame {
+    fn checked(head: &[u8; HEAD]) -> Result<Self, End> {
+        let frame = Self::with_reserved_bit(head);
         // RFC 9113 4.1: the reserved bit "MUST be ignored when receiving", so a peer may; nobody sends it.
-        if len > MAX_FRAME || stream >> 31 != 0 {
+        if frame.len > MAX_FRAME || frame.stream & RESERVED != 0 {
             return Err(End::Unsafe(Stop::MalformedFrame));
         }
-        Ok(Self { len, kind, flags, stream })
-    }
-
-    const fn has(&self, flag: u8) -> bool {
-        self.flags & flag != 0
+        Ok(frame)
     }
 
     /// Checks a frame that is no request, by RFC 9113 6.3 to 6.9 and RFC 9218 7.1.

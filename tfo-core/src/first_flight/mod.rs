@@ -34,6 +34,7 @@
 use core::fmt;
 
 mod fields;
+pub mod frame;
 mod hpack;
 mod http1;
 mod http2;
@@ -225,11 +226,12 @@ impl Classifier {
     ///
     /// Pure, without allocation, and linear in the length of the flight.
     #[must_use]
+    #[inline]
     pub fn classify(&self, flight: &[u8]) -> FirstFlight {
         match flight.first() {
             None => FirstFlight::whole(Protocol::Unknown, 0, 0),
             Some(&tls::HANDSHAKE) => tls::classify(flight, self),
-            Some(_) if flight.starts_with(http2::PREFACE) => http2::classify(flight, self),
+            Some(_) if flight.starts_with(frame::PREFACE) => http2::classify(flight, self),
             Some(_) => http1::classify(flight, self),
         }
     }

@@ -8,13 +8,14 @@ use std::sync::Arc;
 use std::task::{self, Poll, Waker};
 use std::time::Duration;
 
+use tfo_core::first_flight::frame::PREFACE;
 use tokio::io::{AsyncRead as _, AsyncWrite as _, ReadBuf};
 use tokio::runtime::{Handle, RuntimeFlavor};
 use tokio::select;
 use tokio::sync::mpsc;
 use tokio::time::{sleep, timeout};
 
-use super::connection::{Connection, HttpService, PREFACE};
+use super::connection::{Connection, HttpService};
 use super::control::{Context, Place, Stage, reached};
 use super::stats::one;
 use crate::listener::Pause;

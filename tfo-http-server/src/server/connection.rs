@@ -11,6 +11,7 @@ use http_body::Body;
 use hyper::server::conn::{http1, http2};
 use hyper::service::Service;
 use hyper_util::rt::{TokioExecutor, TokioIo};
+use tfo_core::first_flight::frame::PREFACE;
 
 use super::body::RequestBody;
 use super::control;
@@ -20,9 +21,6 @@ use super::service::Served;
 use super::stats::one;
 use crate::AcceptedStream;
 use crate::shared::Shared;
-
-/// RFC 9113 3.4: what an HTTP/2 connection begins with.
-pub(super) const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
 pub(super) type BoxError = Box<dyn std::error::Error + Send + Sync>;
 

@@ -153,9 +153,13 @@ impl Error {
         let info = info.or_else(|| connect?.conn_info().cloned());
         let address = connect.and_then(|error| error.address());
         let executed = connect.is_some_and(|error| error.maybe_executed());
-        let mut whole = Self::new(kind).executed_before(executed);
+        let begun = may_have_begun(&error);
+        let mut whole = Self::new(kind);
         whole.0.address = address;
-        whole.on(info).because(error)
+        let mut whole = whole.on(info);
+        // What its connection has carried before says nothing of this request.
+        whole.0.maybe_executed &= begun;
+        whole.executed_before(executed).because(error)
     }
 
     /// What failed.
@@ -191,8 +195,9 @@ impl Error {
     }
 
     /// Whether the server may have acted on the request, or on one that a redirect followed. False
-    /// where it is certain that the request was not sent. A request that rides by default is safe to
-    /// execute twice, so one that rode and found no connection counts as not executed.
+    /// where it is certain that the request was not sent, and where an HTTP/2 server has turned it away
+    /// unread (RFC 9113 section 8.7). A request that rides by default is safe to execute twice, so one
+    /// that rode and found no connection counts as not executed.
     pub fn maybe_executed(&self) -> bool {
         self.0.maybe_executed
     }
@@ -244,6 +249,33 @@ pub(super) fn find<'a, E: StdError + 'static>(error: &'a (dyn StdError + 'static
     None
 }
 
+/// Whether a server may have begun with a request that failed: not if it never left, nor if the server
+/// says so.
+pub(super) fn may_have_begun(error: &legacy::Error) -> bool {
+    connect_error(error).is_none() && !find::<hyper::Error>(error).is_some_and(was_not_begun)
+}
+
+/// hyper cancels only what it has not begun to write, and a closed connection takes nothing.
+fn was_not_begun(error: &hyper::Error) -> bool {
+    error.is_canceled() || error.is_closed() || is_turned_away(error)
+}
+
+/// RFC 9113 section 8.7: what was sent on a stream that is refused "can be safely retried", and requests
+/// above the last stream of a GOAWAY "are therefore guaranteed to be safe to retry". h2 tells of a GOAWAY
+/// to no other streams: those below end as the connection does.
+#[cfg(feature = "http2")]
+fn is_turned_away(error: &hyper::Error) -> bool {
+    find::<h2::Error>(error).is_some_and(|error| {
+        let refused = error.is_reset() && error.reason() == Some(h2::Reason::REFUSED_STREAM);
+        error.is_remote() && (refused || error.is_go_away())
+    })
+}
+
+#[cfg(not(feature = "http2"))]
+fn is_turned_away(_: &hyper::Error) -> bool {
+    false
+}
+
 /// A URL without credentials: errors end in logs.
 pub(super) fn masked(url: &Uri) -> Uri {
     let Some((_, host)) = url.authority().and_then(|authority| authority.as_str().rsplit_once('@')) else {
@@ -272,6 +304,39 @@ mod tests {
         assert!(!format!("{error:?}").contains("secret"));
         let plain: Uri = "http://host/a@b".parse().unwrap();
         assert_eq!(masked(&plain), plain);
+    }
+
+    /// What hyper could not begin to write, beside what it had begun with.
+    #[tokio::test]
+    async fn hyper_cancels_what_never_left() {
+        use hyper_util::rt::TokioIo;
+        use tokio::io::AsyncReadExt as _;
+
+        for begun in [false, true] {
+            let (here, mut there) = tokio::io::duplex(1000);
+            let (mut client, connection) =
+                hyper::client::conn::http1::handshake(TokioIo::new(here)).await.unwrap();
+            let mut connection = Box::pin(connection);
+            let request = http::Request::post("/").header("host", "h").body("order".to_owned()).unwrap();
+            let mut answer = Box::pin(client.send_request(request));
+            if begun {
+                let read = async { there.read(&mut [0; 1000]).await.unwrap() };
+                tokio::select! {
+                    count = read => assert!(count > 0),
+                    _ = &mut connection => panic!("it waits for an answer"),
+                    _ = &mut answer => panic!("there is none"),
+                }
+            }
+            drop(there);
+            if begun {
+                let _ = connection.await;
+            } else {
+                // Without a turn nothing of it is written.
+                drop(connection);
+            }
+            let error = answer.await.unwrap_err();
+            assert_eq!(was_not_begun(&error), !begun, "{error:?}");
+        }
     }
 
     #[test]

@@ -22,7 +22,7 @@ use tower_service::Service;
 
 use super::Shared;
 use super::dial::Connector;
-use super::error::{Error, ErrorKind, Timeout, find, masked, with_authority};
+use super::error::{Error, ErrorKind, Timeout, find, masked, may_have_begun, with_authority};
 use crate::error::{ConnectError, ConnectErrorKind, connect_error};
 use crate::info::ConnInfo;
 
@@ -106,8 +106,8 @@ impl Hop {
         let replay_safe = parts.method.is_safe() && http_body::Body::is_end_stream(&body);
         let result = match self.attempt(attempt()).await? {
             Err(error) if may_repeat(&error, replay_safe) => {
-                let sent = connect_error(&error).is_none();
-                self.trail.with(|steps| steps.executed |= sent);
+                let begun = may_have_begun(&error);
+                self.trail.with(|steps| steps.executed |= begun);
                 self.attempt(attempt()).await?
             }
             result => result,
@@ -140,21 +140,18 @@ impl Hop {
     }
 }
 
-/// A request is sent a second time, on a connection of its own, if the first has carried nothing of
-/// it, or if it may be executed twice. A refusal is an answer, and a timeout was long enough.
+/// A request is sent a second time if no server has begun with it, or if it may be executed twice. A
+/// refused connection is an answer, and a timeout was long enough.
 fn may_repeat(error: &legacy::Error, replay_safe: bool) -> bool {
     if let Some(connect) = connect_error(error) {
         return may_connect_again(connect, replay_safe);
     }
-    if !replay_safe || error.is_connect() {
+    if error.is_connect() {
         return false;
     }
-    find::<hyper::Error>(error).is_some_and(|error| {
-        is_turned_away(error)
-            || error.is_incomplete_message()
-            || error.is_closed()
-            || error.is_canceled()
-            || find::<io::Error>(error).is_some_and(|error| is_lost(error.kind()))
+    find::<hyper::Error>(error).is_some_and(|lost| {
+        let is_lost = || find::<io::Error>(lost).is_some_and(|error| is_lost(error.kind()));
+        !may_have_begun(error) || (replay_safe && (lost.is_incomplete_message() || is_lost()))
     })
 }
 
@@ -165,19 +162,6 @@ fn may_connect_again(error: &ConnectError, replay_safe: bool) -> bool {
         _ => false,
     };
     again && (replay_safe || !error.maybe_executed())
-}
-
-/// RFC 9113 section 8.7: the server has not begun it. It goes, or has enough to do.
-#[cfg(feature = "http2")]
-fn is_turned_away(error: &hyper::Error) -> bool {
-    let refused = |error: &h2::Error| error.is_reset() && error.reason() == Some(h2::Reason::REFUSED_STREAM);
-    let goes = |error: &h2::Error| error.is_go_away() && error.reason() == Some(h2::Reason::NO_ERROR);
-    find::<h2::Error>(error).is_some_and(|error| error.is_remote() && (refused(error) || goes(error)))
-}
-
-#[cfg(not(feature = "http2"))]
-fn is_turned_away(_: &hyper::Error) -> bool {
-    false
 }
 
 fn is_lost(kind: io::ErrorKind) -> bool {

@@ -15,7 +15,7 @@ use http::{Method, Request, Response, Uri};
 use http_body_util::Full;
 use hyper_util::client::legacy;
 use tokio::time::{Instant, timeout_at};
-use tower_http::follow_redirect::FollowRedirect;
+use tower_http::follow_redirect::{FollowRedirect, RequestUri};
 use tower_service::Service as _;
 
 pub use body::ResponseBody;
@@ -49,10 +49,10 @@ use hop::{Hop, Redirects, Trail};
 /// # What is sent twice
 ///
 /// A request is sent a second time, once, if its connection was lost before it carried the request, or
-/// if the request has a safe method (RFC 9110 section 9.2.1) and no body; so is such a request that an
-/// HTTP/2 server has turned away unread (RFC 9113 section 8.7). Nothing else is:
-/// [`Error::maybe_executed`] tells what is left to the caller. A refusal is an answer, and what timed
-/// out is not begun again.
+/// if an HTTP/2 server has turned it away unread (RFC 9113 section 8.7), whatever its method; and if its
+/// connection was lost later, if it has a safe method (RFC 9110 section 9.2.1) and no body. Nothing else
+/// is: [`Error::maybe_executed`] tells what is left to the caller. A refused connection is an answer,
+/// and what timed out is not begun again.
 ///
 /// # Limits
 ///
@@ -192,6 +192,8 @@ impl Client {
         let (mut head, body) = response.into_parts();
         let url = trail.url();
         let body = ResponseBody::new(body, shared.read_timeout, deadline, url.clone(), trail.info());
+        // tower-http's own has the credentials.
+        head.extensions.insert(RequestUri(url.clone()));
         head.extensions.insert(FinalUrl(url));
         Ok(Response::from_parts(head, body))
     }

@@ -7,11 +7,11 @@ use std::task::{Context, Poll, Waker};
 
 use http::request::Parts;
 use tfo_core::first_flight::Stop;
+use tfo_core::first_flight::frame::{self, Frame, PREFACE};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use crate::info::Reason;
 use crate::policy::{Clearance, Ride};
-use crate::stream::frames::{self, Frame, PREFACE};
 
 pub(super) fn judge(flight: &[u8], mut rule: impl FnMut(&Parts) -> Ride) -> Clearance {
     let requests = requests(flight);
@@ -19,12 +19,15 @@ pub(super) fn judge(flight: &[u8], mut rule: impl FnMut(&Parts) -> Ride) -> Clea
     let (mut last_stream, mut admitted) = (0, false);
     let mut at = PREFACE.len();
     while at < flight.len() {
-        let stop = match frames::next(flight, at) {
-            None => Some(Reason::NotReplaySafe(Stop::MalformedFrame)),
+        let Some(next) = Frame::at(flight, at) else {
+            clearance.stop = Some(Reason::NotReplaySafe(Stop::MalformedFrame));
+            break;
+        };
+        let stop = match next.kind {
             // Of a new stream; on an old one they are trailers.
-            Some(Frame { kind: frames::HEADERS, stream, .. }) if stream > last_stream => {
-                last_stream = stream;
-                match requests.get(&stream) {
+            frame::HEADERS if next.stream > last_stream => {
+                last_stream = next.stream;
+                match requests.get(&next.stream) {
                     Some(head) if clearance.admit(rule(head), at) => {
                         admitted = true;
                         None
@@ -33,19 +36,25 @@ pub(super) fn judge(flight: &[u8], mut rule: impl FnMut(&Parts) -> Ride) -> Clea
                     None => Some(Reason::NotReplaySafe(Stop::MalformedRequest)),
                 }
             }
-            Some(Frame { kind, .. }) if frames::is_known(kind) => None,
-            Some(_) => Some(Reason::NotReplaySafe(Stop::UnsafeFrame)),
+            kind if is_known(kind) => None,
+            _ => Some(Reason::NotReplaySafe(Stop::UnsafeFrame)),
         };
         if stop.is_some() {
             clearance.stop = stop;
             break;
         }
         // What is not there yet may ride as well, if it ever comes.
-        at = frames::next(flight, at).map_or(at, |frame| frame.end.min(flight.len()));
+        at = next.end(at).min(flight.len());
     }
     // A beginning without a request gains nothing.
     clearance.early = if admitted || clearance.stop.is_none() { at } else { 0 };
     clearance
+}
+
+/// Whether a frame of this type does nothing but what the RFCs say: all but PUSH_PROMISE, which is
+/// not for clients, and extensions.
+fn is_known(kind: u8) -> bool {
+    matches!(kind, frame::DATA..=frame::SETTINGS | frame::PING..=frame::CONTINUATION | frame::PRIORITY_UPDATE)
 }
 
 /// The heads in the flight, by their streams.
@@ -110,7 +119,7 @@ mod tests {
     /// A request for a path of two bytes.
     fn request(stream: u8, flags: u8, method: u8, path: &[u8; 2]) -> Vec<u8> {
         let block = [&[method, 0x86, 0x41, 1, b'h', 0x04, 2], &path[..]].concat();
-        frame(frames::HEADERS, flags, stream, &block)
+        frame(frame::HEADERS, flags, stream, &block)
     }
 
     /// Where the cut is, counted in frames, what the rule was asked, and the stop.
@@ -132,17 +141,17 @@ mod tests {
 
     const GET: u8 = 0x82;
     const POST: u8 = 0x83;
-    const OPEN: u8 = frames::END_HEADERS;
-    const WHOLE: u8 = frames::END_HEADERS | frames::END_STREAM;
+    const OPEN: u8 = frame::END_HEADERS;
+    const WHOLE: u8 = frame::END_HEADERS | frame::END_STREAM;
 
     #[test]
     fn every_request_is_asked_about_in_its_turn() {
-        let call = [request(1, OPEN, POST, b"/a"), frame(frames::DATA, 1, 1, b"body")];
+        let call = [request(1, OPEN, POST, b"/a"), frame(frame::DATA, 1, 1, b"body")];
         assert_eq!(judged(&call), (2, vec!["POST /a".to_owned()], None));
         let more = [&call[..], &[request(3, WHOLE, GET, b"/n"), request(5, WHOLE, GET, b"/b")]].concat();
         let asked = vec!["POST /a".to_owned(), "GET /n".to_owned()];
         assert_eq!(judged(&more), (2, asked, Some(Reason::ByRule)));
-        let refused = [request(1, OPEN, POST, b"/n"), frame(frames::DATA, 1, 1, b"body")];
+        let refused = [request(1, OPEN, POST, b"/n"), frame(frame::DATA, 1, 1, b"body")];
         assert_eq!(judged(&refused), (0, vec!["POST /n".to_owned()], Some(Reason::ByRule)));
         assert_eq!(judged(&[]), (100, vec![], None), "furniture may ride");
     }
@@ -153,7 +162,7 @@ mod tests {
         let first = request(1, WHOLE, GET, b"/a");
         for (second, cut) in [
             (request(4, WHOLE, GET, b"/b"), 0),
-            (frame(frames::HEADERS, WHOLE, 3, b"\xff\xff\xff"), 0),
+            (frame(frame::HEADERS, WHOLE, 3, b"\xff\xff\xff"), 0),
             (frame(5, 4, 1, b""), 0),
             (frame(0xfa, 0, 0, b"what"), 1),
             (request(3, WHOLE, GET, b"/b")[..15].to_vec(), 1),

@@ -6,7 +6,8 @@
 
 use std::time::{Duration, Instant};
 
-use super::frames::{self, Frame, PREFACE};
+use tfo_core::first_flight::frame::{self, Frame, PREFACE};
+
 use crate::policy::SynData;
 
 /// How long an HTTP/2 first flight waits for a request. It only passes where there is none yet: on a
@@ -31,6 +32,13 @@ pub(super) struct Cork {
     pub(super) until: Option<Instant>,
 }
 
+/// How many of a flight's flushes are held back: each is of so many leading bytes. For the benches.
+#[doc(hidden)]
+pub fn corked_flushes(flight: &[u8], flushes: &[usize], policy: &SynData) -> usize {
+    let mut cork = Cork::default();
+    flushes.iter().filter(|&&len| flight.get(..len).is_some_and(|begun| cork.holds(begun, policy))).count()
+}
+
 /// Whether a flight speaks HTTP/2.
 pub(super) fn is_http2(flight: &[u8]) -> bool {
     flight.starts_with(PREFACE)
@@ -43,19 +51,20 @@ impl Cork {
             return false;
         }
         self.at = self.at.max(PREFACE.len());
-        while let Some(Frame { kind, flags, stream, end }) = frames::next(flight, self.at) {
+        while let Some(next) = Frame::at(flight, self.at) {
+            let end = next.end(self.at);
             if end > flight.len() {
                 break;
             }
             self.at = end;
-            let ends_head = matches!(kind, frames::HEADERS | frames::CONTINUATION);
-            let ends_head = ends_head && flags & frames::END_HEADERS != 0;
+            let ends_head = matches!(next.kind, frame::HEADERS | frame::CONTINUATION);
+            let ends_head = ends_head && next.has(frame::END_HEADERS);
             // CONTINUATION has no such flag: then nobody waits for the body.
-            let ends_stream = kind != frames::HEADERS || flags & frames::END_STREAM != 0;
+            let ends_stream = next.kind != frame::HEADERS || next.has(frame::END_STREAM);
             self.drawn = match self.waits_for {
                 Some(first) => {
-                    let ends = matches!(kind, frames::DATA | frames::HEADERS);
-                    ends && stream == first && flags & frames::END_STREAM != 0
+                    let ends = matches!(next.kind, frame::DATA | frame::HEADERS);
+                    ends && next.stream == first && next.has(frame::END_STREAM)
                 }
                 None => ends_head && ends_stream,
             };
@@ -68,7 +77,7 @@ impl Cork {
                     self.drawn = true;
                     return false;
                 }
-                self.waits_for = Some(stream);
+                self.waits_for = Some(next.stream);
             }
         }
         true

@@ -5,7 +5,6 @@ mod attempts;
 mod cork;
 mod delivery;
 pub(crate) mod evidence;
-pub(crate) mod frames;
 mod parking;
 mod probe;
 pub(crate) mod syn;
@@ -37,6 +36,8 @@ use alarm::Alarm;
 pub(crate) use attempts::FirstAttempt;
 use attempts::{Attempts, Delivered, Won};
 use cork::Cork;
+#[doc(hidden)]
+pub use cork::corked_flushes;
 pub(crate) use parking::{Lot, Parkable};
 use syn::Unsent;
 use table::{Event, Phase};
