@@ -13,6 +13,7 @@ use tokio::net::TcpStream;
 use tokio::time::Instant;
 
 use crate::outcome::{AcceptOutcome, Disproven};
+use crate::settle::Place;
 use crate::stats::Counts;
 use crate::stream::gate::Standing;
 use crate::stream::socket::Socket;
@@ -41,8 +42,8 @@ pub(crate) struct State {
     pub(crate) proof: Proof,
     /// What the gate made of the SYN's data.
     pub(crate) flight: Option<Flight>,
-    /// Something was withheld from the reader, who does not have it yet.
-    pub(crate) withheld: bool,
+    /// Until the reader has all that came in the SYN, or the first of what was withheld of it.
+    unsettled: Option<Place>,
     pub(crate) rtt: Option<Duration>,
     /// A second descriptor, registered apart, for those who wait for the proof: an ACK is no event
     /// for a reader whose data is drained, and clearing the stream's write readiness instead would
@@ -95,7 +96,7 @@ impl State {
             socket: Some(socket),
             proof,
             flight: None,
-            withheld: false,
+            unsettled: None,
             rtt,
             watch: None,
             unproven_since,
@@ -110,10 +111,31 @@ impl State {
     /// Takes note of what the gate made of the SYN's data.
     pub(crate) fn set_flight(&mut self, flight: Flight) {
         self.flight = Some(flight);
-        self.withheld = flight.gated;
         if flight.gated && self.proof == Proof::Pending {
             self.counts.on_gated();
         }
+    }
+
+    /// From now on it is one of those that [`StatsHandle::settled`](crate::StatsHandle::settled) waits for.
+    pub(crate) fn unsettle(&mut self) {
+        self.unsettled = Some(self.counts.unsettled.enter());
+    }
+
+    pub(crate) fn is_unsettled(&self) -> bool {
+        self.unsettled.is_some()
+    }
+
+    /// The reader has what it was to have, or will never have it.
+    pub(crate) fn settle_reader(&mut self) {
+        if let Some(place) = self.unsettled.take() {
+            self.counts.unsettled.leave(place);
+        }
+    }
+
+    /// Whether something was withheld from the reader, who does not have it yet.
+    #[cfg(feature = "server")]
+    pub(crate) fn is_withheld(&self) -> bool {
+        self.is_unsettled() && self.flight.is_some_and(|flight| flight.gated)
     }
 
     /// Takes note of a look, and tells whether it settled the matter.
@@ -205,7 +227,7 @@ impl Shared {
         wakers.into_iter().for_each(|(_, waker)| waker.wake());
     }
 
-    /// Takes the socket from all handles and returns it, still open. With `last_look`, for handles that
+    /// For the stream, when it is dropped: takes the socket from all handles and returns it, still open. With `last_look`, for handles that
     /// are still there, whether it was proven until now is found out first.
     pub(crate) fn close(&self, last_look: bool) -> Option<Socket> {
         let mut state = self.state();
@@ -217,6 +239,8 @@ impl Shared {
             state.note(standing);
         }
         state.settle(Proof::Disproven(Disproven::Closed));
+        state.settle_reader();
+        state.counts.leave();
         drop(state);
         self.wake_waiters();
         socket

@@ -20,7 +20,6 @@ use tokio::time::{Instant, Sleep, sleep_until};
 
 use crate::info::AcceptInfo;
 use crate::outcome::Disproven;
-use crate::settle::Place;
 use crate::shared::{Flight, Proof, Shared, State, duplicate, look, poll_look};
 use cap::Cap;
 use gate::{Judgement, Standing};
@@ -50,8 +49,6 @@ pub struct AcceptedStream {
     mode: Mode,
     /// What is left to be written before the proof; `None` if there is no limit, or it is proven.
     cap: Option<Cap>,
-    /// Held until nothing that came in the SYN is withheld from the reader.
-    unsettled: Option<Place>,
 }
 
 /// Where the gate stands. Each variant owns what only that state needs.
@@ -75,14 +72,14 @@ enum Mode {
 impl AcceptedStream {
     /// A connection that may be read and written freely.
     pub(crate) fn open(shared: Shared) -> Self {
-        Self { shared: Arc::new(shared), mode: Mode::Open, cap: None, unsettled: None }
+        Self { shared: Arc::new(shared), mode: Mode::Open, cap: None }
     }
 
     /// A connection that was not proven when it was accepted: `rule` tells what is replayable, `most` how
     /// much may be written before the proof.
     pub(crate) fn gated(shared: Shared, rule: Option<Replayable>, most: usize) -> Self {
-        let unsettled = shared.deadline.map(|deadline| Place::take(shared.state().counts(), deadline));
-        Self { shared: Arc::new(shared), mode: Mode::Unseen { rule }, cap: None, unsettled }.with_cap(most)
+        shared.state().unsettle();
+        Self { shared: Arc::new(shared), mode: Mode::Unseen { rule }, cap: None }.with_cap(most)
     }
 
     /// Limits what may be written before the proof.
@@ -93,7 +90,7 @@ impl AcceptedStream {
 
     /// A connection that was reset before it was accepted.
     pub(crate) fn failed(shared: Shared) -> Self {
-        Self { shared: Arc::new(shared), mode: Mode::Failed(Disproven::Reset), cap: None, unsettled: None }
+        Self { shared: Arc::new(shared), mode: Mode::Failed(Disproven::Reset), cap: None }
     }
 
     /// A live handle on what is known about this connection.
@@ -167,7 +164,7 @@ impl AcceptedStream {
 
 impl AsyncRead for AcceptedStream {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        let Self { shared, mode, unsettled, .. } = self.get_mut();
+        let Self { shared, mode, .. } = self.get_mut();
         if buf.remaining() == 0 {
             return Poll::Ready(Ok(()));
         }
@@ -175,9 +172,8 @@ impl AsyncRead for AcceptedStream {
         let pending = state.proof == Proof::Pending;
         let result = mode.poll_read(&mut state, shared.deadline, cx, buf);
         let settled = pending && state.proof != Proof::Pending;
-        if unsettled.is_some() && mode.withholds_nothing(&state, &result) {
-            *unsettled = None;
-            state.withheld = false;
+        if state.is_unsettled() && mode.withholds_nothing(&state, &result) {
+            state.settle_reader();
         }
         drop(state);
         if settled {
@@ -228,9 +224,7 @@ impl AsyncWrite for AcceptedStream {
 impl Drop for AcceptedStream {
     fn drop(&mut self) {
         let watched = Arc::strong_count(&self.shared) > 1;
-        let socket = self.shared.close(watched);
-        self.shared.state().counts().leave();
-        let Some(socket) = socket else { return };
+        let Some(socket) = self.shared.close(watched) else { return };
         // Unread data turns the close into a RST. If nothing was released that is right: it frees
         // the listener's place in the queue at once. If something was, the RST could overtake the
         // answer to it.
