@@ -1,21 +1,18 @@
 //! What an accepted stream and the handles on it have in common.
 
-use std::io;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
-use std::task::{Context, Poll, Wake, Waker, ready};
+use std::task::{Context, Poll, Wake, Waker};
 use std::time::Duration;
 
-use socket2::SockRef;
-use tfo_core::TcpInfo;
 use tokio::io::Interest;
-use tokio::net::TcpStream;
 use tokio::time::Instant;
 
 use crate::outcome::{AcceptOutcome, Disproven};
 use crate::settle::Place;
 use crate::stats::Counts;
 use crate::stream::gate::Standing;
+use crate::stream::look::{duplicate, look, poll_look};
 use crate::stream::socket::Socket;
 
 /// One connection. The socket is in here, behind a lock that is free but for the moment of a call,
@@ -104,6 +101,7 @@ impl State {
         }
     }
 
+    #[cfg(feature = "proxy")]
     pub(crate) fn counts(&self) -> &Arc<Counts> {
         &self.counts
     }
@@ -342,39 +340,4 @@ impl Drop for Waiting<'_> {
             self.shared.state().watch = None;
         }
     }
-}
-
-/// Asks the kernel where the connection stands. One system call.
-pub(crate) fn look(socket: &Socket) -> io::Result<Standing> {
-    Ok(Standing::of(TcpInfo::read(socket)?.state()))
-}
-
-/// Looks whenever the socket has an event in this direction, until it is proven or disproven.
-///
-/// "Would block" from a look clears the readiness that was seen *before* the look, so an ACK
-/// between the two is an event that is still to come.
-pub(crate) fn poll_look(
-    socket: &Socket,
-    interest: Interest,
-    cx: &mut Context<'_>,
-) -> Poll<io::Result<Standing>> {
-    loop {
-        if interest.is_readable() {
-            ready!(socket.poll_read_ready(cx))?;
-        } else {
-            ready!(socket.poll_write_ready(cx))?;
-        }
-        let looked = socket.try_io(interest, || match look(socket)? {
-            Standing::Unproven => Err(io::ErrorKind::WouldBlock.into()),
-            settled => Ok(settled),
-        });
-        match looked {
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-            looked => return Poll::Ready(looked),
-        }
-    }
-}
-
-pub(crate) fn duplicate(socket: &Socket) -> io::Result<Socket> {
-    TcpStream::from_std(SockRef::from(socket).try_clone()?.into()).map(Socket::Registered)
 }
