@@ -109,7 +109,7 @@ impl State {
     /// Takes note of what the gate made of the SYN's data.
     pub(crate) fn set_flight(&mut self, flight: Flight) {
         self.flight = Some(flight);
-        if flight.gated && self.proof == Proof::Pending {
+        if flight.gated {
             self.counts.on_gated();
         }
     }
@@ -225,12 +225,15 @@ impl Shared {
         wakers.into_iter().for_each(|(_, waker)| waker.wake());
     }
 
-    /// For the stream, when it is dropped: takes the socket from all handles and returns it, still open. With `last_look`, for handles that
-    /// are still there, whether it was proven until now is found out first.
+    /// For the stream, when it is dropped: takes the socket from all handles and returns it, still open.
+    ///
+    /// Whether it was proven, or reset, until now is found out first: with `last_look`, for handles that are
+    /// still there, and where something was withheld, for the counters.
     pub(crate) fn close(&self, last_look: bool) -> Option<Socket> {
         let mut state = self.state();
         let socket = state.socket.take();
-        if last_look
+        let withheld = state.flight.is_some_and(|flight| flight.gated);
+        if (last_look || withheld)
             && state.proof == Proof::Pending
             && let Some(Ok(standing)) = socket.as_ref().map(look)
         {

@@ -2,7 +2,7 @@
 //!
 //! | mode | a read gets | goes on to |
 //! |---|---|---|
-//! | `Unseen` | what is unread is judged, once | all may go: `Open`; a part, or nothing: `Released`, `Withheld` |
+//! | `Unseen` | what is unread is judged, once | all may go, or it is proven by now: `Open`; a part, or nothing: `Released`, `Withheld`; disproven: `Failed` |
 //! | `Released` | the front that may go, from the kernel | at its end: `Withheld` |
 //! | `Withheld` | nothing, it waits | proven: `Open`, or `Rest` if it was taken out of the kernel; else `Failed` |
 //! | `Rest` | what was taken out | at its end: `Open` |
@@ -78,14 +78,19 @@ impl Mode {
             *self = match self {
                 Self::Open => return Pin::new(socket).poll_read(cx, buf),
                 Self::Failed(why) => return Poll::Ready(Err((*why).into())),
-                Self::Unseen { rule } => {
-                    let rule = rule.take();
-                    if socket.is_inline() && buf.remaining() >= USUAL_FLIGHT {
-                        Self::first_read(state, rule.as_ref(), cx, buf)?
-                    } else {
-                        Self::first_look(state, rule.as_ref())?
+                Self::Unseen { rule } => match state.proof {
+                    // Somebody has asked since.
+                    Proof::Proven => Self::Open,
+                    Proof::Disproven(why) => Self::Failed(why),
+                    Proof::Pending => {
+                        let rule = rule.take();
+                        if socket.is_inline() && buf.remaining() >= USUAL_FLIGHT {
+                            Self::first_read(state, rule.as_ref(), cx, buf)?
+                        } else {
+                            Self::first_look(state, rule.as_ref())?
+                        }
                     }
-                }
+                },
                 Self::Released { left } => {
                     *left -= ready!(poll_read_some(socket, *left, cx, buf))?;
                     if *left == 0 {
