@@ -210,7 +210,8 @@ impl<'a> Visit<'a> {
         let mut got = so_far.requests;
         if self.case.http2 {
             // Each of them is a task.
-            (expected.sort(), got.sort());
+            expected.sort();
+            got.sort();
         }
         assert_eq!(got, expected, "{:?} {}", self.fate, self.case);
         assert_eq!(so_far.raw, raw, "{:?} {}", self.fate, self.case);
