@@ -1,20 +1,18 @@
 //! What an accepted stream and the handles on it have in common.
 
-use std::io;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
-use std::task::{Context, Poll, Wake, Waker, ready};
+use std::task::{Context, Poll, Wake, Waker};
 use std::time::Duration;
 
-use socket2::SockRef;
-use tfo_core::TcpInfo;
 use tokio::io::Interest;
-use tokio::net::TcpStream;
 use tokio::time::Instant;
 
 use crate::outcome::{AcceptOutcome, Disproven};
+use crate::settle::Place;
 use crate::stats::Counts;
 use crate::stream::gate::Standing;
+use crate::stream::look::{duplicate, look, poll_look};
 use crate::stream::socket::Socket;
 
 /// One connection. The socket is in here, behind a lock that is free but for the moment of a call,
@@ -41,8 +39,8 @@ pub(crate) struct State {
     pub(crate) proof: Proof,
     /// What the gate made of the SYN's data.
     pub(crate) flight: Option<Flight>,
-    /// Something was withheld from the reader, who does not have it yet.
-    pub(crate) withheld: bool,
+    /// Until the reader has all that came in the SYN, or the first of what was withheld of it.
+    unsettled: Option<Place>,
     pub(crate) rtt: Option<Duration>,
     /// A second descriptor, registered apart, for those who wait for the proof: an ACK is no event
     /// for a reader whose data is drained, and clearing the stream's write readiness instead would
@@ -95,7 +93,7 @@ impl State {
             socket: Some(socket),
             proof,
             flight: None,
-            withheld: false,
+            unsettled: None,
             rtt,
             watch: None,
             unproven_since,
@@ -103,6 +101,7 @@ impl State {
         }
     }
 
+    #[cfg(feature = "proxy")]
     pub(crate) fn counts(&self) -> &Arc<Counts> {
         &self.counts
     }
@@ -110,10 +109,31 @@ impl State {
     /// Takes note of what the gate made of the SYN's data.
     pub(crate) fn set_flight(&mut self, flight: Flight) {
         self.flight = Some(flight);
-        self.withheld = flight.gated;
-        if flight.gated && self.proof == Proof::Pending {
+        if flight.gated {
             self.counts.on_gated();
         }
+    }
+
+    /// From now on it is one of those that [`StatsHandle::settled`](crate::StatsHandle::settled) waits for.
+    pub(crate) fn unsettle(&mut self) {
+        self.unsettled = Some(self.counts.unsettled.enter());
+    }
+
+    pub(crate) fn is_unsettled(&self) -> bool {
+        self.unsettled.is_some()
+    }
+
+    /// The reader has what it was to have, or will never have it.
+    pub(crate) fn settle_reader(&mut self) {
+        if let Some(place) = self.unsettled.take() {
+            self.counts.unsettled.leave(place);
+        }
+    }
+
+    /// Whether something was withheld from the reader, who does not have it yet.
+    #[cfg(feature = "server")]
+    pub(crate) fn is_withheld(&self) -> bool {
+        self.is_unsettled() && self.flight.is_some_and(|flight| flight.gated)
     }
 
     /// Takes note of a look, and tells whether it settled the matter.
@@ -205,18 +225,23 @@ impl Shared {
         wakers.into_iter().for_each(|(_, waker)| waker.wake());
     }
 
-    /// Takes the socket from all handles and returns it, still open. With `last_look`, for handles that
-    /// are still there, whether it was proven until now is found out first.
+    /// For the stream, when it is dropped: takes the socket from all handles and returns it, still open.
+    ///
+    /// Whether it was proven, or reset, until now is found out first: with `last_look`, for handles that are
+    /// still there, and where something was withheld, for the counters.
     pub(crate) fn close(&self, last_look: bool) -> Option<Socket> {
         let mut state = self.state();
         let socket = state.socket.take();
-        if last_look
+        let withheld = state.flight.is_some_and(|flight| flight.gated);
+        if (last_look || withheld)
             && state.proof == Proof::Pending
             && let Some(Ok(standing)) = socket.as_ref().map(look)
         {
             state.note(standing);
         }
         state.settle(Proof::Disproven(Disproven::Closed));
+        state.settle_reader();
+        state.counts.leave();
         drop(state);
         self.wake_waiters();
         socket
@@ -318,39 +343,4 @@ impl Drop for Waiting<'_> {
             self.shared.state().watch = None;
         }
     }
-}
-
-/// Asks the kernel where the connection stands. One system call.
-pub(crate) fn look(socket: &Socket) -> io::Result<Standing> {
-    Ok(Standing::of(TcpInfo::read(socket)?.state()))
-}
-
-/// Looks whenever the socket has an event in this direction, until it is proven or disproven.
-///
-/// "Would block" from a look clears the readiness that was seen *before* the look, so an ACK
-/// between the two is an event that is still to come.
-pub(crate) fn poll_look(
-    socket: &Socket,
-    interest: Interest,
-    cx: &mut Context<'_>,
-) -> Poll<io::Result<Standing>> {
-    loop {
-        if interest.is_readable() {
-            ready!(socket.poll_read_ready(cx))?;
-        } else {
-            ready!(socket.poll_write_ready(cx))?;
-        }
-        let looked = socket.try_io(interest, || match look(socket)? {
-            Standing::Unproven => Err(io::ErrorKind::WouldBlock.into()),
-            settled => Ok(settled),
-        });
-        match looked {
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-            looked => return Poll::Ready(looked),
-        }
-    }
-}
-
-pub(crate) fn duplicate(socket: &Socket) -> io::Result<Socket> {
-    TcpStream::from_std(SockRef::from(socket).try_clone()?.into()).map(Socket::Registered)
 }

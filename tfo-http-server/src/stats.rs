@@ -14,12 +14,13 @@ use crate::settle::Unsettled;
 #[derive(Clone)]
 pub struct StatsHandle {
     counts: Arc<Counts>,
+    gate_deadline: Duration,
     keys: Option<Keys>,
 }
 
 impl StatsHandle {
-    pub(crate) fn new(counts: Arc<Counts>, keys: Option<Keys>) -> Self {
-        Self { counts, keys }
+    pub(crate) fn new(counts: Arc<Counts>, gate_deadline: Duration, keys: Option<Keys>) -> Self {
+        Self { counts, gate_deadline, keys }
     }
 
     /// The counters as they are now. Each is exact; together they may be some connections apart.
@@ -58,13 +59,14 @@ impl StatsHandle {
     }
 
     /// Waits until nothing is withheld any more of the connections that are accepted now: each of them
-    /// is proven and was read from, or is over, or its [deadline](crate::ListenerBuilder::gate_deadline)
-    /// has passed. Ready at once if nothing is.
+    /// is proven and was read from, or is over. Ready at once if nothing is, and when so long has passed
+    /// as the gate's [deadline](crate::ListenerBuilder::gate_deadline) is.
     ///
     /// For a graceful shutdown. A request that is withheld has not been seen by the framework, which
     /// takes its connection for an idle one and closes it: the client sees a reset. So wait between the
     /// signal to stop and passing it on. The listener goes on meanwhile; those who come later are not
-    /// waited for. At most it takes the gate's deadline, 10 s by default, for what is never proven.
+    /// waited for, unless somebody else waits already. At most it takes the gate's deadline, 10 s by
+    /// default, for what is never proven.
     ///
     /// With axum; tonic's `serve_with_incoming_shutdown` takes the same:
     ///
@@ -96,7 +98,7 @@ impl StatsHandle {
     ///
     /// Outside a tokio runtime with time, if something is withheld.
     pub async fn settled(&self) {
-        self.counts.unsettled.wait().await;
+        self.counts.unsettled.wait(self.gate_deadline).await;
     }
 }
 
@@ -290,7 +292,7 @@ mod tests {
         for millis in [10, 30] {
             counts.on_proven(Duration::from_millis(millis));
         }
-        let proofs = StatsHandle::new(Arc::new(counts), None).snapshot().proofs;
+        let proofs = StatsHandle::new(Arc::new(counts), Duration::ZERO, None).snapshot().proofs;
         assert_eq!(proofs.mean(), Some(Duration::from_millis(20)));
         assert_eq!(proofs.longest, Duration::from_millis(30));
     }

@@ -239,6 +239,46 @@ lab_tests! {
         });
     }
 
+    fn what_is_known_before_the_first_read_is_not_asked_again() {
+        let lab = lab();
+        serve(&lab, CurrentThread, |builder| builder, async |listener| {
+            let mut client = RawClient::v4(&lab, 1);
+            client.syn(POST);
+            let mut stream = accept_ride(&listener, POST).await;
+            client.ack(b"");
+            assert_eq!(stream.info().proven().await, Ok(()));
+            assert_eq!(read(&mut stream).await.unwrap(), POST);
+            assert!(!stream.info().was_gated());
+            for (port, data) in [(2, POST), (3, GET)] {
+                let mut client = RawClient::v4(&lab, port);
+                client.syn(data);
+                let mut stream = accept_ride(&listener, data).await;
+                client.rst();
+                assert_eq!(stream.info().proven().await, Err(Disproven::Reset));
+                assert_eq!(read(&mut stream).await.unwrap_err().kind(), ErrorKind::ConnectionReset);
+            }
+            let gate = listener.stats().snapshot().gate;
+            assert_eq!((gate.gated, gate.withheld, gate.reset), (0, 0, 2));
+            timeout(WHILE, listener.stats().settled()).await.unwrap();
+        });
+    }
+
+    fn a_reset_is_one_whoever_notices_it() {
+        let lab = lab();
+        serve(&lab, CurrentThread, |builder| builder, async |listener| {
+            let mut client = RawClient::v4(&lab, 1);
+            client.syn(&[GET, POST].concat());
+            let mut stream = accept_ride(&listener, &[GET, POST].concat()).await;
+            assert_eq!(read(&mut stream).await.unwrap(), GET);
+            client.rst();
+            lab.tap().wait_quiet(Duration::from_millis(20), support::PATIENCE);
+            // As a server does whose answer cannot be written.
+            drop(stream);
+            let gate = listener.stats().snapshot().gate;
+            assert_eq!((gate.gated, gate.withheld, gate.reset, gate.closed), (1, 0, 1, 0));
+        });
+    }
+
     fn silence_ends_in_a_reset_that_frees_the_queue() {
         let lab = lab();
         let deadline = Duration::from_millis(300);

@@ -20,20 +20,17 @@ use std::time::{Duration, Instant};
 use axum::Router;
 use axum::extract::State;
 use axum::http::{Request, Response};
-use axum::routing::get;
+use axum::routing::{get, post};
 use http_body_util::{BodyExt, Full};
 use hyper::body::{Bytes, Incoming};
 use hyper::service::{Service, service_fn};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use hyper_util::server::conn::auto;
 use support::{POST, RawClient, Runtime, serve_on};
-use tfo_http_server::{
-    AcceptInfo, ListenerBuilder, ListenerStats, ProofLayer, ProofService, StatsHandle, TfoListener,
-};
+use tfo_http_server::server::{Limits, Server};
+use tfo_http_server::{AcceptInfo, ListenerBuilder, ListenerStats, ProofLayer, ProofService, TfoListener};
 use tfo_lab::{Lab, lab_tests};
 use tokio::time::sleep;
-
-const DEADLINE: Duration = Duration::from_millis(200);
 
 #[cfg(tfo_fallback)]
 fn main() {}
@@ -72,11 +69,24 @@ lab_tests! {
     }
 }
 
-#[derive(Clone, Copy, Debug)]
+/// Whether somebody has asked for many.
+fn is_long() -> bool {
+    std::env::var_os("TFO_REPLAYS").is_some()
+}
+
+/// The gate's. Many clients' ACKs take their time.
+fn deadline() -> Duration {
+    Duration::from_millis(if is_long() { 2000 } else { 200 })
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Stack {
     Hyper,
     Axum,
     Tonic,
+    /// [`Server`], with HTTP/1.1 and with HTTP/2.
+    Server,
+    ServerHttp2,
 }
 
 /// What becomes of a replayed connection.
@@ -129,22 +139,22 @@ fn replay(stack: Stack, request: &[u8], gate: bool, ending: Ending, elsewhere: b
     }
     let mut clients: Vec<_> =
         (0..count).map(|index| RawClient::v4(&lab, 1000 + u16::try_from(index).unwrap())).collect();
-    let builder = |builder: ListenerBuilder| builder.danger_gate_off(!gate).gate_deadline(DEADLINE);
+    let builder = |builder: ListenerBuilder| builder.danger_gate_off(!gate).gate_deadline(deadline());
     let any = IpAddr::from([0; 16]);
     let (server, other) = (lab.host("server"), lab.host("other"));
     if !elsewhere {
         return serve_on(&server, Runtime::CurrentThread, any, builder, async |listener| {
-            let serving = stack.serve(listener);
+            let serving = stack.serve(listener, gate);
             execute_once(&lab, &serving, &mut clients, request).await;
             replay_each(&lab, &serving, &mut clients, ending, gate).await
         });
     }
     serve_on(&server, Runtime::CurrentThread, any, builder, async |listener| {
-        execute_once(&lab, &stack.serve(listener), &mut clients, request).await;
+        execute_once(&lab, &stack.serve(listener, gate), &mut clients, request).await;
     });
     lab.move_address("server", "other", server.ipv4()).unwrap();
     serve_on(&other, Runtime::CurrentThread, any, builder, async |listener| {
-        replay_each(&lab, &stack.serve(listener), &mut clients, ending, gate).await
+        replay_each(&lab, &stack.serve(listener, gate), &mut clients, ending, gate).await
     })
 }
 
@@ -153,7 +163,7 @@ async fn execute_once(lab: &Lab, serving: &Serving, clients: &mut [RawClient<'_>
     for client in &mut *clients {
         client.syn_with_cookie(&cookie, request);
     }
-    until(|| serving.stats.snapshot().outcomes.syn_data == clients.len() as u64).await;
+    until(|| serving.stats().outcomes.syn_data == clients.len() as u64).await;
     for client in &mut *clients {
         client.ack(b"");
     }
@@ -162,7 +172,7 @@ async fn execute_once(lab: &Lab, serving: &Serving, clients: &mut [RawClient<'_>
     for client in &mut *clients {
         client.fin();
     }
-    until(|| serving.stats.snapshot().limits.in_flight == 0).await;
+    until(|| serving.stats().limits.in_flight == 0).await;
     rest(lab).await;
     for client in &mut *clients {
         client.ack(b"");
@@ -179,7 +189,8 @@ async fn replay_each(
 ) -> usize {
     let mut executions = 0;
     // Few at a time: without the gate, of 125 that were reset before they were accepted hyper reads 60.
-    for some in clients.chunks_mut(25) {
+    let at_once = if ending == Ending::Silence { clients.len() } else { 25 };
+    for some in clients.chunks_mut(at_once) {
         executions += replay_some(lab, serving, some, ending, gate).await;
     }
     executions
@@ -192,7 +203,7 @@ async fn replay_some(
     ending: Ending,
     gate: bool,
 ) -> usize {
-    let (runs, before) = (serving.runs(), serving.stats.snapshot());
+    let (runs, before) = (serving.runs(), serving.stats());
     for client in &mut *clients {
         client.replay();
     }
@@ -202,13 +213,13 @@ async fn replay_some(
         clients.iter_mut().for_each(|client| _ = client.rst());
         lab.tap().wait_quiet(Duration::from_millis(20), support::PATIENCE);
     }
-    let taken = || serving.stats.snapshot().outcomes.syn_data - before.outcomes.syn_data;
+    let taken = || serving.stats().outcomes.syn_data - before.outcomes.syn_data;
     until(|| taken() == clients.len() as u64).await;
     rest(lab).await;
     match ending {
         Ending::ResetBeforeAccept => {}
         Ending::ResetAfterAccept => clients.iter_mut().for_each(|client| _ = client.rst()),
-        Ending::Silence => sleep(3 * DEADLINE).await,
+        Ending::Silence => sleep(serving.silence).await,
         Ending::ChallengeAckThenReset => {
             clients.iter_mut().for_each(|client| _ = client.forged_ack(b""));
             rest(lab).await;
@@ -216,11 +227,11 @@ async fn replay_some(
         }
     }
     if ending != Ending::Silence {
-        until(|| serving.stats.snapshot().limits.in_flight == 0).await;
+        until(|| serving.stats().limits.in_flight == 0).await;
     }
     rest(lab).await;
-    let (runs, after) = (serving.runs() - runs, serving.stats.snapshot());
-    if gate && runs == 0 {
+    let (runs, after) = (serving.runs() - runs, serving.stats());
+    if gate && runs == 0 && (ending != Ending::Silence || serving.silence > serving.deadline) {
         let disproven = |stats: ListenerStats| stats.gate.reset + stats.gate.deadline;
         assert_eq!(disproven(after) - disproven(before), clients.len() as u64, "{after:?}");
     }
@@ -245,7 +256,10 @@ async fn until(mut done: impl FnMut() -> bool) {
 
 struct Serving {
     runs: Runs,
-    stats: StatsHandle,
+    stats: Box<dyn Fn() -> ListenerStats>,
+    deadline: Duration,
+    /// How long a client is silent that never answers.
+    silence: Duration,
 }
 
 type Runs = Arc<AtomicUsize>;
@@ -254,40 +268,63 @@ impl Serving {
     fn runs(&self) -> usize {
         self.runs.load(Ordering::SeqCst)
     }
+
+    fn stats(&self) -> ListenerStats {
+        (self.stats)()
+    }
 }
 
 impl Stack {
-    const ALL: [Self; 3] = [Self::Hyper, Self::Axum, Self::Tonic];
+    const ALL: [Self; 5] = [Self::Hyper, Self::Axum, Self::Tonic, Self::Server, Self::ServerHttp2];
 
     fn writes_first(self) -> bool {
-        matches!(self, Self::Tonic)
+        matches!(self, Self::Tonic | Self::ServerHttp2)
     }
 
     /// A POST as this framework takes it.
     fn post(self) -> Vec<u8> {
         match self {
-            Self::Hyper | Self::Axum => POST.to_vec(),
-            Self::Tonic => support::grpc_call(),
+            Self::Hyper | Self::Axum | Self::Server => POST.to_vec(),
+            Self::Tonic | Self::ServerHttp2 => support::grpc_call(),
         }
     }
 
     fn get(self, path: &str) -> Vec<u8> {
         match self {
-            Self::Hyper | Self::Axum => format!("GET {path} HTTP/1.1\r\nHost: server\r\n\r\n").into_bytes(),
-            Self::Tonic => support::http2_get(path),
+            Self::Hyper | Self::Axum | Self::Server => {
+                format!("GET {path} HTTP/1.1\r\nHost: server\r\n\r\n").into_bytes()
+            }
+            Self::Tonic | Self::ServerHttp2 => support::http2_get(path),
         }
     }
 
-    fn serve(self, listener: TfoListener) -> Serving {
+    fn serve(self, listener: TfoListener, gate: bool) -> Serving {
         let (runs, stats) = (Runs::default(), listener.stats());
         let counted = Arc::clone(&runs);
         match self {
             Self::Hyper => tokio::spawn(hyper(listener, counted)),
             Self::Axum => tokio::spawn(axum(listener, counted)),
             Self::Tonic => tokio::spawn(tonic(listener, counted)),
+            Self::Server | Self::ServerHttp2 => return server(listener, runs, gate),
         };
-        Serving { runs, stats }
+        let stats = Box::new(move || stats.snapshot());
+        Serving { runs, stats, deadline: deadline(), silence: deadline() * 3 / 2 }
     }
+}
+
+/// In this runtime, whose only thread polls connections where it accepts them.
+fn server(listener: TfoListener, runs: Runs, gate: bool) -> Serving {
+    // Its gate waits as long at least. Only the long run waits so long, too.
+    let long = Duration::from_secs(10);
+    let silence = if is_long() { long * 5 / 4 } else { 3 * deadline() };
+    let server = Server::builder()
+        .listener(TfoListener::builder().danger_gate_off(!gate))
+        .limits(Limits::default().header_timeout(Duration::from_secs(1)))
+        .from_std(vec![listener.danger_into_std_ungated().unwrap()])
+        .unwrap();
+    let handle = server.handle();
+    tokio::spawn(server.serve_tower(app(Arc::clone(&runs))));
+    Serving { runs, stats: Box::new(move || handle.listener_stats()), deadline: long, silence }
 }
 
 async fn hyper(listener: TfoListener, runs: Runs) {
@@ -320,15 +357,20 @@ async fn hyper(listener: TfoListener, runs: Runs) {
 }
 
 async fn axum(listener: TfoListener, runs: Runs) {
+    let app = app(runs).into_make_service_with_connect_info::<AcceptInfo>();
+    let _ = axum::serve(listener, app).await;
+}
+
+fn app(runs: Runs) -> Router {
     async fn done(State(runs): State<Runs>, _body: Bytes) -> &'static str {
         runs.fetch_add(1, Ordering::SeqCst);
         "done\n"
     }
-    let app = Router::new()
+    Router::new()
         .route("/", get(done).post(done))
+        .route("/counter.Counter/Count", post(done))
         .route("/change", get(done).layer(ProofLayer::every_request()))
-        .with_state(runs);
-    let _ = axum::serve(listener, app.into_make_service_with_connect_info::<AcceptInfo>()).await;
+        .with_state(runs)
 }
 
 async fn tonic(listener: TfoListener, runs: Runs) {

@@ -6,18 +6,21 @@
 mod support;
 
 use std::convert::Infallible;
-use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use http_body_util::{BodyExt, Full};
 use hyper::body::Bytes;
+use hyper::header::UPGRADE;
 use hyper::service::service_fn;
-use hyper::{Request, Response};
-use support::{GET, PATIENCE, PORT, POST, RawClient, WHILE, lab};
-use tfo_http_server::server::{Limits, RequestBody, Server, ServerHandle};
+use hyper::upgrade::OnUpgrade;
+use hyper::{Request, Response, StatusCode};
+use hyper_util::rt::TokioIo;
+use support::{GET, PATIENCE, POST, RawClient, WHILE, beside_server, lab, wait};
+use tfo_http_server::server::{Limits, RequestBody, ServerBuilder, ServerHandle};
 use tfo_http_server::{ListenerBuilder, TfoListener};
 use tfo_lab::{Lab, Packet, lab_tests};
+use tokio::io::AsyncReadExt;
 
 #[cfg(tfo_fallback)]
 fn main() {}
@@ -70,6 +73,66 @@ lab_tests! {
         });
     }
 
+    fn what_is_refused_before_its_proof_is_reset_and_its_place_free_again() {
+        let lab = lab();
+        let small = |server: ServerBuilder| {
+            server.listener(listener().fastopen_queue(1)).limits(limits().connections(1))
+        };
+        serve_with(&lab, small, |seen, handle| {
+            RawClient::v4(&lab, 1).syn(b"").ack(b"");
+            wait(|| handle.open_connections() == 1);
+            // Each takes the only place.
+            for port in 2..=4 {
+                let mut post = RawClient::v4(&lab, port);
+                post.syn(POST);
+                post.wait_for("a 503", |packet| packet.payload().starts_with(b"HTTP/1.1 503"));
+                post.wait_for("a RST", Packet::is_rst);
+                wait(|| handle.listener_stats().limits.in_flight == 1);
+                assert_eq!(handle.listener_stats().outcomes.syn_data, u64::from(port) - 1);
+            }
+            assert!(seen().is_empty());
+            assert_eq!(handle.listener_stats().gate.closed, 3);
+        });
+    }
+
+    fn what_is_cut_off_before_its_proof_is_reset_unless_something_was_answered() {
+        let lab = lab();
+        let at_once = |server: ServerBuilder| server.listener(listener()).shutdown_deadline(Duration::ZERO);
+        serve_with(&lab, at_once, |seen, handle| {
+            let mut post = RawClient::v4(&lab, 1);
+            post.syn(POST);
+            let mut both = RawClient::v4(&lab, 2);
+            both.syn(&[GET, POST].concat());
+            both.wait_for("the answer to the GET", |packet| packet.payload().ends_with(b"done\n"));
+            wait(|| handle.listener_stats().gate.withheld == 2);
+            handle.shutdown();
+            post.wait_for("a RST", Packet::is_rst);
+            wait(|| handle.open_connections() == 0);
+            both.ack(b"");
+            both.wait_for("a FIN", Packet::is_fin);
+            assert!(!both.received().iter().any(Packet::is_rst), "{}", lab.tap().ladder());
+            assert_eq!(seen(), ["GET 0"]);
+        });
+    }
+
+    fn what_is_upgraded_in_its_syn_is_read_when_it_is_proven() {
+        let lab = lab();
+        let upgrade = b"GET / HTTP/1.1\r\nHost: server\r\nConnection: upgrade\r\nUpgrade: raw\r\n\r\n";
+        serve(&lab, false, |seen, handle| {
+            let mut client = RawClient::v4(&lab, 1);
+            client.syn(&[upgrade, &b"early"[..]].concat());
+            client.wait_for("a 101", |packet| packet.payload().starts_with(b"HTTP/1.1 101"));
+            std::thread::sleep(WHILE);
+            assert_eq!(seen(), ["GET 0"]);
+            client.ack(b"");
+            wait(|| seen() == ["GET 0", "early"]);
+            client.ack(b"late");
+            wait(|| seen() == ["GET 0", "early", "late"]);
+            client.fin();
+            wait(|| handle.listener_stats().limits.in_flight == 0);
+        });
+    }
+
     fn what_is_behind_a_large_flight_waits_too() {
         let lab = Lab::builder().fastopen("server", 0x203).mtu(9000).build().unwrap();
         serve(&lab, false, |seen, handle| {
@@ -112,6 +175,10 @@ lab_tests! {
             post.wait_for("the answer to the POST", |packet| packet.payload().ends_with(b"done\n"));
             both.ack(b"");
             wait(|| seen() == ["GET 0", "POST 4", "POST 4"]);
+            // What was read is withheld no longer: nothing keeps it until the server's deadline.
+            let begun = Instant::now();
+            wait(|| handle.open_connections() == 0);
+            assert!(begun.elapsed() < PATIENCE / 2, "{:?}", begun.elapsed());
         });
     }
 
@@ -133,7 +200,7 @@ lab_tests! {
 
     fn behind_a_proxy_too() {
         let lab = lab();
-        let trusting = |listener: ListenerBuilder| listener.proxy_protocol(|_| true);
+        let trusting = |server: ServerBuilder| server.listener(listener().proxy_protocol(|_| true));
         serve_with(&lab, trusting, |seen, handle| {
             let mut post = RawClient::v4(&lab, 1);
             post.syn(&[b"PROXY TCP4 192.0.2.1 192.0.2.2 1000 80\r\n", POST].concat());
@@ -154,7 +221,6 @@ lab_tests! {
             let mut post = RawClient::v4(&lab, 1);
             post.syn(POST);
             wait(|| handle.listener_stats().gate.withheld == 1);
-            // Ten seconds at least, whatever the header timeout is.
             let begun = Instant::now();
             while handle.open_connections() > 0 {
                 assert!(begun.elapsed() < 2 * PATIENCE);
@@ -168,54 +234,60 @@ lab_tests! {
     }
 }
 
-fn wait(until: impl Fn() -> bool) {
-    let begun = Instant::now();
-    while !until() {
-        assert!(begun.elapsed() < PATIENCE, "it does not come");
-        std::thread::sleep(Duration::from_millis(5));
-    }
-}
-
 fn serve(lab: &Lab, gate_off: bool, work: impl FnOnce(&dyn Fn() -> Vec<String>, &ServerHandle) + Send) {
-    serve_with(lab, |listener| listener.danger_gate_off(gate_off), work);
+    serve_with(lab, |server| server.listener(listener().danger_gate_off(gate_off)), work);
 }
 
-/// Runs `work` beside a server with one worker; it is told what has run: method and length of the body.
+fn listener() -> ListenerBuilder {
+    TfoListener::builder().danger_answer_forged_addresses(true)
+}
+
+/// Ten seconds at least are the gate's, whatever the header timeout is.
+fn limits() -> Limits {
+    Limits::default().header_timeout(Duration::from_secs(1))
+}
+
+/// Runs `work` beside a server; it is told what has run: method and length of the body.
 fn serve_with(
     lab: &Lab,
-    with: impl FnOnce(ListenerBuilder) -> ListenerBuilder + Send,
+    with: impl FnOnce(ServerBuilder) -> ServerBuilder + Send,
     work: impl FnOnce(&dyn Fn() -> Vec<String>, &ServerHandle) + Send,
 ) {
     let seen = Arc::<Mutex<Vec<String>>>::default();
     let noted = Arc::clone(&seen);
-    let service = service_fn(move |request: Request<RequestBody>| {
+    let service = service_fn(move |mut request: Request<RequestBody>| {
         let noted = Arc::clone(&noted);
         async move {
+            let upgrades = request.headers().contains_key(UPGRADE).then(|| hyper::upgrade::on(&mut request));
             let (method, blocks) = (request.method().clone(), request.uri().path() == "/block");
             let length = request.into_body().collect().await.unwrap().to_bytes().len();
             noted.lock().unwrap().push(format!("{method} {length}"));
             if blocks {
                 std::thread::sleep(5 * WHILE);
             }
-            Ok::<_, Infallible>(Response::new(Full::<Bytes>::from("done\n")))
+            let mut response = Response::new(Full::<Bytes>::from("done\n"));
+            if let Some(upgraded) = upgrades {
+                tokio::spawn(read_raw(upgraded, noted));
+                *response.body_mut() = Full::default();
+                *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
+            }
+            Ok::<_, Infallible>(response)
         }
     });
-    lab.host("server").run(|| {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-        let inside = runtime.enter();
-        let listener = with(TfoListener::builder().danger_answer_forged_addresses(true));
-        let limits = Limits::default().header_timeout(Duration::from_secs(1));
-        let server = Server::builder().listener(listener).limits(limits).workers(1);
-        let server = server.bind(([0; 16], PORT).into()).unwrap();
-        let handle = server.handle();
-        drop(inside);
-        std::thread::scope(|scope| {
-            let serving = scope.spawn(move || runtime.block_on(server.serve(service)));
-            let worked = catch_unwind(AssertUnwindSafe(|| work(&|| seen.lock().unwrap().clone(), &handle)));
-            // Whatever has failed: the scope waits for the server.
-            handle.shutdown();
-            serving.join().unwrap().unwrap();
-            worked.unwrap_or_else(|panic| resume_unwind(panic));
-        });
-    });
+    beside_server(
+        &lab.host("server"),
+        |server| with(server.limits(limits())),
+        service,
+        |handle| {
+            work(&|| seen.lock().unwrap().clone(), handle);
+        },
+    );
+}
+
+async fn read_raw(upgraded: OnUpgrade, noted: Arc<Mutex<Vec<String>>>) {
+    let mut stream = TokioIo::new(upgraded.await.unwrap());
+    let mut room = [0; 100];
+    while let Ok(bytes @ 1..) = stream.read(&mut room).await {
+        noted.lock().unwrap().push(String::from_utf8_lossy(&room[..bytes]).into_owned());
+    }
 }

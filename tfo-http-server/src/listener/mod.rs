@@ -134,7 +134,11 @@ impl TfoListener {
 
     /// What it has done until now: a live handle, still good when the listener is elsewhere.
     pub fn stats(&self) -> StatsHandle {
-        StatsHandle::new(Arc::clone(&self.admission.counts), self.keys().cloned())
+        StatsHandle::new(
+            Arc::clone(&self.admission.counts),
+            self.admission.rules.gate_deadline,
+            self.keys().cloned(),
+        )
     }
 
     /// The address that it listens on, with the port that the system chose if it was asked for 0.

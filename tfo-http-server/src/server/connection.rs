@@ -103,7 +103,7 @@ impl<S: HttpService> Connection<S> {
     /// Whether the gate withholds something of it, or it has not been read since. That it is proven is not
     /// enough: the kernel knows before the reader does.
     pub(super) fn is_withheld(&self) -> bool {
-        self.stream.upgrade().is_some_and(|stream| stream.state().withheld)
+        self.stream.upgrade().is_some_and(|stream| stream.state().is_withheld())
     }
 
     /// No further request is wanted. One that is under way is answered.

@@ -10,6 +10,7 @@ use http::{HeaderValue, Request, Response, StatusCode, Version};
 use http_body::Body;
 use hyper::body::Incoming;
 use hyper::service::Service;
+use hyper::upgrade::OnUpgrade;
 
 use super::body::{RequestBody, ResponseBody, Verdict};
 use super::progress::{InFlight, Progress, RequestRecord};
@@ -35,7 +36,12 @@ where
 
     fn call(&self, request: Request<Incoming>) -> Self::Future {
         let context = self.progress.context();
-        let info = self.connection.upgrade().map(AcceptInfo::new);
+        let connection = self.connection.upgrade();
+        // Whoever it is handed to, within this very poll perhaps, may wait.
+        if let (Some(connection), Some(_)) = (&connection, request.extensions().get::<OnUpgrade>()) {
+            connection.register();
+        }
+        let info = connection.map(AcceptInfo::new);
         let record = match (&context.on_request, &info) {
             (Some(_), Some(info)) => Some(Box::new(RequestRecord::new(&request, info.clone()))),
             _ => None,

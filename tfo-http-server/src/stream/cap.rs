@@ -8,7 +8,7 @@ use tokio::io::Interest;
 use tokio::time::{Instant, Sleep};
 
 use super::gate::Standing;
-use super::poll_standing;
+use super::look::poll_standing;
 use crate::outcome::Disproven;
 use crate::shared::{Proof, State};
 

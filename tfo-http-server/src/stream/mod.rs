@@ -1,12 +1,15 @@
 //! The accepted stream: the shell around the gate's decisions.
 
 mod cap;
+#[cfg(feature = "proxy")]
+mod front;
 pub(crate) mod gate;
+pub(crate) mod look;
+mod mode;
 pub(crate) mod replayable;
 pub(crate) mod socket;
 
 use std::fmt;
-use std::future::Future;
 use std::io::{self, IoSlice, Read};
 use std::net::SocketAddr;
 use std::pin::Pin;
@@ -14,16 +17,13 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
 use socket2::SockRef;
-use tfo_core::peek;
-use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
-use tokio::time::{Instant, Sleep, sleep_until};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use crate::info::AcceptInfo;
 use crate::outcome::Disproven;
-use crate::settle::Place;
-use crate::shared::{Flight, Proof, Shared, State, duplicate, look, poll_look};
+use crate::shared::{Proof, Shared};
 use cap::Cap;
-use gate::{Judgement, Standing};
+use mode::Mode;
 use replayable::Replayable;
 use socket::Socket;
 
@@ -50,39 +50,19 @@ pub struct AcceptedStream {
     mode: Mode,
     /// What is left to be written before the proof; `None` if there is no limit, or it is proven.
     cap: Option<Cap>,
-    /// Held until nothing that came in the SYN is withheld from the reader.
-    unsettled: Option<Place>,
-}
-
-/// Where the gate stands. Each variant owns what only that state needs.
-enum Mode {
-    /// Not proven when it was accepted; the unread bytes have not been looked at.
-    Unseen { rule: Option<Replayable> },
-    /// So many bytes may be read; behind them are some that may not.
-    Released { left: usize },
-    /// The next unread byte waits for the proof.
-    Withheld { answered: bool, deadline: Option<Pin<Box<Sleep>>> },
-    /// Taken out of the kernel at once, because most can be released; this rest waits for the proof.
-    Held(Held),
-    /// What was held, and may be read.
-    Rest { bytes: Vec<u8>, read: usize },
-    /// There is nothing, or no longer anything, to withhold.
-    Open,
-    /// Disproven: what was withheld is gone.
-    Failed(Disproven),
 }
 
 impl AcceptedStream {
     /// A connection that may be read and written freely.
     pub(crate) fn open(shared: Shared) -> Self {
-        Self { shared: Arc::new(shared), mode: Mode::Open, cap: None, unsettled: None }
+        Self::new(shared, Mode::Open)
     }
 
     /// A connection that was not proven when it was accepted: `rule` tells what is replayable, `most` how
     /// much may be written before the proof.
     pub(crate) fn gated(shared: Shared, rule: Option<Replayable>, most: usize) -> Self {
-        let unsettled = shared.deadline.map(|deadline| Place::take(shared.state().counts(), deadline));
-        Self { shared: Arc::new(shared), mode: Mode::Unseen { rule }, cap: None, unsettled }.with_cap(most)
+        shared.state().unsettle();
+        Self::new(shared, Mode::Unseen { rule }).with_cap(most)
     }
 
     /// Limits what may be written before the proof.
@@ -93,7 +73,11 @@ impl AcceptedStream {
 
     /// A connection that was reset before it was accepted.
     pub(crate) fn failed(shared: Shared) -> Self {
-        Self { shared: Arc::new(shared), mode: Mode::Failed(Disproven::Reset), cap: None, unsettled: None }
+        Self::new(shared, Mode::Failed(Disproven::Reset))
+    }
+
+    fn new(shared: Shared, mode: Mode) -> Self {
+        Self { shared: Arc::new(shared), mode, cap: None }
     }
 
     /// A live handle on what is known about this connection.
@@ -167,7 +151,7 @@ impl AcceptedStream {
 
 impl AsyncRead for AcceptedStream {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        let Self { shared, mode, unsettled, .. } = self.get_mut();
+        let Self { shared, mode, .. } = self.get_mut();
         if buf.remaining() == 0 {
             return Poll::Ready(Ok(()));
         }
@@ -175,9 +159,8 @@ impl AsyncRead for AcceptedStream {
         let pending = state.proof == Proof::Pending;
         let result = mode.poll_read(&mut state, shared.deadline, cx, buf);
         let settled = pending && state.proof != Proof::Pending;
-        if unsettled.is_some() && mode.withholds_nothing(&state, &result) {
-            *unsettled = None;
-            state.withheld = false;
+        if state.is_unsettled() && mode.withholds_nothing(&state, &result) {
+            state.settle_reader();
         }
         drop(state);
         if settled {
@@ -228,16 +211,14 @@ impl AsyncWrite for AcceptedStream {
 impl Drop for AcceptedStream {
     fn drop(&mut self) {
         let watched = Arc::strong_count(&self.shared) > 1;
-        let socket = self.shared.close(watched);
-        self.shared.state().counts().leave();
-        let Some(socket) = socket else { return };
+        let Some(socket) = self.shared.close(watched) else { return };
         // Unread data turns the close into a RST. If nothing was released that is right: it frees
         // the listener's place in the queue at once. If something was, the RST could overtake the
         // answer to it.
         if self.mode.has_answered() {
             discard_unread(&socket);
-        } else if matches!(self.mode, Mode::Held(_)) {
-            // Here the kernel has nothing unread.
+        } else if self.mode.has_taken() {
+            // The kernel has nothing unread.
             let _ = socket.set_zero_linger();
         }
     }
@@ -250,326 +231,6 @@ impl fmt::Debug for AcceptedStream {
             .field("outcome", &self.shared.outcome)
             .field("gate", &self.mode)
             .finish_non_exhaustive()
-    }
-}
-
-impl Mode {
-    fn poll_read(
-        &mut self,
-        state: &mut State,
-        deadline: Option<Instant>,
-        cx: &mut Context<'_>,
-        buf: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        loop {
-            let Some(socket) = state.socket.as_mut() else {
-                return Poll::Ready(Err(self.closed(state).into()));
-            };
-            match self {
-                Self::Open => return Pin::new(socket).poll_read(cx, buf),
-                Self::Failed(why) => return Poll::Ready(Err((*why).into())),
-                Self::Unseen { rule } if socket.is_inline() && buf.remaining() >= USUAL_FLIGHT => {
-                    let rule = rule.take();
-                    let before = buf.filled().len();
-                    // Most flights are safe as a whole: then a look at them before would have been in vain.
-                    if Pin::new(socket).poll_read(cx, buf)?.is_pending() {
-                        *self = Self::Open;
-                        return Poll::Pending;
-                    }
-                    *self = Self::after_read(state, buf, before, rule.as_ref());
-                    if buf.filled().len() > before || matches!(self, Self::Open) {
-                        return Poll::Ready(Ok(()));
-                    }
-                }
-                Self::Held(held) => {
-                    let standing = ready!(held.poll_standing(socket, deadline, cx))?;
-                    let bytes = std::mem::take(&mut held.bytes);
-                    *self = match Self::after_look(standing, state) {
-                        Self::Open if !bytes.is_empty() => Self::Rest { bytes, read: 0 },
-                        mode => mode,
-                    };
-                }
-                Self::Rest { bytes, read } => {
-                    let part = &bytes[*read..];
-                    let part = &part[..part.len().min(buf.remaining())];
-                    buf.put_slice(part);
-                    *read += part.len();
-                    if *read == bytes.len() {
-                        *self = Self::Open;
-                    }
-                    return Poll::Ready(Ok(()));
-                }
-                Self::Unseen { rule } => {
-                    let rule = rule.take();
-                    *self = Self::first_look(state, rule.as_ref())?;
-                }
-                Self::Released { left } => {
-                    *left -= ready!(poll_read_some(socket, *left, cx, buf))?;
-                    if *left == 0 {
-                        *self = Self::Withheld { answered: true, deadline: None };
-                    }
-                    return Poll::Ready(Ok(()));
-                }
-                Self::Withheld { deadline: sleep, .. } => {
-                    let standing = ready!(poll_standing(socket, Interest::READABLE, sleep, deadline, cx))?;
-                    *self = Self::after_look(standing, state);
-                }
-            }
-        }
-    }
-
-    /// Decides on all that is unread, once.
-    fn first_look(state: &mut State, rule: Option<&Replayable>) -> io::Result<Self> {
-        let Some(socket) = &state.socket else { return Ok(Self::Failed(Disproven::Closed)) };
-        let mut room = [0; USUAL_FLIGHT];
-        let peeked = match peek(socket, &mut room) {
-            Ok(bytes) => &room[..bytes],
-            // No data was in the SYN, and what comes now comes behind the ACK.
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(Self::Open),
-            Err(error) => return Err(error.into()),
-        };
-        let (judgement, all) = match Judgement::of(peeked, room.len(), rule) {
-            Judgement::LookFurther => match look(socket)? {
-                Standing::Unproven => look_further(socket, rule)?,
-                // The usual reason: it is proven by now, and its data has arrived.
-                settled => return Ok(Self::after_look(settled, state)),
-            },
-            judgement => (judgement, peeked.len()),
-        };
-        Ok(match judgement {
-            Judgement::Open | Judgement::LookFurther => {
-                state.set_flight(Flight { released: all, gated: false });
-                Self::Open
-            }
-            Judgement::Hold { released } => {
-                state.set_flight(Flight { released, gated: true });
-                match released {
-                    0 => Self::Withheld { answered: false, deadline: None },
-                    left => Self::Released { left },
-                }
-            }
-        })
-    }
-
-    /// Decides on what was read, from `before` on, and takes back what must wait.
-    fn after_read(
-        state: &mut State,
-        buf: &mut ReadBuf<'_>,
-        before: usize,
-        rule: Option<&Replayable>,
-    ) -> Self {
-        let flight = &buf.filled()[before..];
-        // As much as was asked for: there may be more.
-        let more = flight.len() >= socket::INLINE_READ.min(flight.len() + buf.remaining());
-        match Judgement::of_prefix(flight, more, rule) {
-            Judgement::Open | Judgement::LookFurther => {
-                state.set_flight(Flight { released: flight.len(), gated: false });
-                Self::Open
-            }
-            Judgement::Hold { released } => {
-                let bytes = flight[released..].to_vec();
-                buf.set_filled(before + released);
-                state.set_flight(Flight { released, gated: true });
-                Self::Held(Held { bytes, answered: released > 0, watch: None, deadline: None })
-            }
-        }
-    }
-
-    /// What becomes of a gate with something behind it. Unproven means: at the deadline.
-    fn after_look(standing: Standing, state: &mut State) -> Self {
-        state.note(standing);
-        match standing {
-            Standing::Proven => Self::Open,
-            Standing::Disproven => Self::Failed(Disproven::Reset),
-            Standing::Unproven => {
-                // Now, whenever the stream is dropped.
-                state.abort(Disproven::Deadline);
-                Self::Failed(Disproven::Deadline)
-            }
-        }
-    }
-
-    /// Whether the reader has all that came in the SYN, or the first of what was withheld, or will never
-    /// have it. That it could read is not enough: it may be told to stop before it does.
-    fn withholds_nothing(&self, state: &State, read: &Poll<io::Result<()>>) -> bool {
-        match read {
-            Poll::Ready(Ok(())) => matches!(self, Self::Open | Self::Rest { .. }),
-            Poll::Ready(Err(_)) => true,
-            // There was nothing in the SYN.
-            Poll::Pending => matches!(self, Self::Open) && state.flight.is_none(),
-        }
-    }
-
-    /// Whether something was read by, and perhaps answered to, a peer whose further bytes are
-    /// withheld.
-    fn has_answered(&self) -> bool {
-        matches!(self, Self::Released { .. } | Self::Withheld { answered: true, .. })
-            || matches!(self, Self::Held(held) if held.answered)
-    }
-
-    /// Why there is no socket.
-    fn closed(&self, state: &State) -> Disproven {
-        match (self, state.proof) {
-            (Self::Failed(why), _) => *why,
-            (_, Proof::Disproven(why)) => why,
-            _ => Disproven::Closed,
-        }
-    }
-}
-
-impl fmt::Debug for Mode {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Unseen { .. } => f.write_str("not looked at"),
-            Self::Released { left } => write!(f, "{left} bytes released"),
-            Self::Withheld { .. } | Self::Held(_) => f.write_str("withheld"),
-            Self::Rest { bytes, read } => write!(f, "{} bytes left", bytes.len() - read),
-            Self::Open => f.write_str("open"),
-            Self::Failed(why) => write!(f, "{why}"),
-        }
-    }
-}
-
-/// What was read, and must not be handed on yet.
-struct Held {
-    bytes: Vec<u8>,
-    /// Something in front of it was released.
-    answered: bool,
-    /// A second descriptor, registered apart: the ACK is no event for a reader whose data is drained, and
-    /// clearing the stream's own write readiness would make its writes wait.
-    watch: Option<Socket>,
-    deadline: Option<Pin<Box<Sleep>>>,
-}
-
-impl Held {
-    fn poll_standing(
-        &mut self,
-        socket: &Socket,
-        deadline: Option<Instant>,
-        cx: &mut Context<'_>,
-    ) -> Poll<io::Result<Standing>> {
-        if socket.is_inline() {
-            return Poll::Pending;
-        }
-        if self.watch.is_none() {
-            self.watch = duplicate(socket).ok();
-        }
-        // Without a descriptor left, writes wait.
-        let watch = self.watch.as_ref().unwrap_or(socket);
-        poll_standing(watch, Interest::WRITABLE, &mut self.deadline, deadline, cx)
-    }
-}
-
-/// A SYN larger than usual: a path with jumbo frames, or the loopback interface.
-fn look_further(socket: &Socket, rule: Option<&Replayable>) -> io::Result<(Judgement, usize)> {
-    let mut room = vec![0; LARGEST_FLIGHT];
-    let bytes = peek(socket, &mut room)?;
-    let judgement = match Judgement::of(&room[..bytes], room.len(), rule) {
-        Judgement::LookFurther => Judgement::of_prefix(&room[..bytes], true, rule),
-        judgement => judgement,
-    };
-    Ok((judgement, bytes))
-}
-
-/// Reads at most `most` bytes.
-fn poll_read_some(
-    socket: &Socket,
-    most: usize,
-    cx: &mut Context<'_>,
-    buf: &mut ReadBuf<'_>,
-) -> Poll<io::Result<usize>> {
-    loop {
-        ready!(socket.poll_read_ready(cx))?;
-        let most = most.min(buf.remaining());
-        // Not `poll_read`: it takes a short read for a drained socket, and this one is short on purpose.
-        match socket.try_read(buf.initialize_unfilled_to(most)) {
-            Ok(bytes) => {
-                buf.advance(bytes);
-                return Poll::Ready(Ok(bytes));
-            }
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-            Err(error) => return Poll::Ready(Err(error)),
-        }
-    }
-}
-
-/// Ready when the matter is settled, and at the deadline.
-fn poll_standing(
-    socket: &Socket,
-    interest: Interest,
-    sleep: &mut Option<Pin<Box<Sleep>>>,
-    deadline: Option<Instant>,
-    cx: &mut Context<'_>,
-) -> Poll<io::Result<Standing>> {
-    if let Poll::Ready(looked) = poll_look(socket, interest, cx) {
-        return Poll::Ready(looked);
-    }
-    let sleep = sleep.get_or_insert_with(|| Box::pin(sleep_until(deadline.unwrap_or_else(Instant::now))));
-    ready!(sleep.as_mut().poll(cx));
-    // The last look: whatever happened to events, a proven connection is not failed.
-    Poll::Ready(look(socket))
-}
-
-/// What a proxy writes in front of everything else; it is taken out of the kernel by itself, so that the
-/// gate sees what is behind it.
-#[cfg(feature = "proxy")]
-impl AcceptedStream {
-    /// Waits until the connection is proven, at most until the gate's deadline, which aborts it.
-    pub(crate) async fn proven(&self) -> Result<(), Disproven> {
-        let proven = self.info().proven().await;
-        if let Err(why) = proven {
-            self.shared.state().abort(why);
-        }
-        proven
-    }
-
-    /// Takes the first bytes into `front` until `parse` has found a header in them, and nothing that is
-    /// behind it.
-    ///
-    /// Not all at once at the end: of a connection that the peer has closed tokio says for ever that
-    /// it is readable, and only a read that finds nothing more tells that this is why.
-    pub(crate) fn poll_front<T>(
-        &mut self,
-        cx: &mut Context<'_>,
-        front: &mut Vec<u8>,
-        mut parse: impl FnMut(&[u8]) -> io::Result<Option<(T, usize)>>,
-    ) -> Poll<io::Result<T>> {
-        let state = self.shared.state();
-        let Some(socket) = &state.socket else { return Poll::Ready(Err(Disproven::Closed.into())) };
-        loop {
-            ready!(socket.poll_read_ready(cx))?;
-            let mut room = [0; USUAL_FLIGHT];
-            let length = match socket.try_io(Interest::READABLE, || Ok(peek(socket, &mut room)?)) {
-                Ok(0) => return Poll::Ready(Err(io::ErrorKind::UnexpectedEof.into())),
-                Ok(length) => length,
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => continue,
-                Err(error) => return Poll::Ready(Err(error)),
-            };
-            let before = front.len();
-            front.extend_from_slice(&room[..length]);
-            let found = parse(front)?;
-            let taken = found.as_ref().map_or(length, |(_, end)| end.saturating_sub(before));
-            (&*SockRef::from(socket)).read_exact(&mut room[..taken])?;
-            match found {
-                Some((found, _)) => return Poll::Ready(Ok(found)),
-                None if front.len() >= USUAL_FLIGHT => {
-                    return Poll::Ready(Err(io::ErrorKind::InvalidData.into()));
-                }
-                None => {}
-            }
-        }
-    }
-
-    /// Notes what it said, once.
-    pub(crate) fn set_proxied(&self, proxied: crate::shared::Proxied) {
-        let _ = self.shared.proxied.set(proxied);
-    }
-
-    /// Aborts a connection whose header is bad.
-    pub(crate) fn refuse_proxy(self) {
-        let mut state = self.shared.state();
-        state.counts().on_proxy_refused();
-        state.abort(Disproven::Closed);
     }
 }
 

@@ -20,7 +20,7 @@ pub(crate) enum Socket {
     #[cfg_attr(not(feature = "server"), expect(dead_code, reason = "a server's way"))]
     Inline {
         socket: std::net::TcpStream,
-        /// The last read has taken all that was there.
+        /// The last read has taken all that was there, or found nothing.
         drained: bool,
     },
     Registered(TcpStream),
@@ -125,10 +125,13 @@ impl AsyncRead for Socket {
             Self::Inline { drained: true, .. } => Poll::Pending,
             Self::Inline { socket, drained } => {
                 let room = buf.remaining().min(INLINE_READ);
-                no_wait(socket.read(buf.initialize_unfilled_to(room))).map_ok(|bytes| {
-                    *drained = (1..room).contains(&bytes);
-                    buf.advance(bytes);
-                })
+                let read = no_wait(socket.read(buf.initialize_unfilled_to(room)));
+                *drained = match read {
+                    Poll::Pending => true,
+                    Poll::Ready(Ok(bytes)) => (1..room).contains(&bytes),
+                    Poll::Ready(Err(_)) => false,
+                };
+                read.map_ok(|bytes| buf.advance(bytes))
             }
         }
     }

@@ -5,12 +5,14 @@
 use std::future::{Future, poll_fn};
 use std::io;
 use std::net::{IpAddr, SocketAddr};
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::pin::Pin;
 use std::task::Poll;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use etherparse::PacketBuilder;
 use tfo_core::TcpState;
+use tfo_http_server::server::{HttpService, Server, ServerBuilder, ServerHandle};
 use tfo_http_server::{AcceptedStream, ListenerBuilder, TfoListener};
 use tfo_lab::{End, Host, Lab, Packet, Record};
 use tokio::io::{AsyncRead, ReadBuf};
@@ -81,6 +83,40 @@ pub(crate) fn serve_on<T: Send>(
             timeout(HANG, work(listener)).await.expect("the test does not hang")
         })
     })
+}
+
+/// Runs `work` beside a [`Server`] with one worker on a host's port. If it has failed the server ends all the
+/// same.
+pub(crate) fn beside_server<S: HttpService + Send>(
+    host: &Host,
+    builder: impl FnOnce(ServerBuilder) -> ServerBuilder + Send,
+    service: S,
+    work: impl FnOnce(&ServerHandle) + Send,
+) {
+    host.run(|| {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        let inside = runtime.enter();
+        let server = builder(Server::builder()).workers(1).bind(([0; 16], PORT).into()).unwrap();
+        let handle = server.handle();
+        drop(inside);
+        std::thread::scope(|scope| {
+            let serving = scope.spawn(move || runtime.block_on(server.serve(service)));
+            let worked = catch_unwind(AssertUnwindSafe(|| work(&handle)));
+            // The scope waits for it.
+            handle.shutdown();
+            serving.join().unwrap().unwrap();
+            worked.unwrap_or_else(|panic| resume_unwind(panic));
+        });
+    });
+}
+
+/// Waits until it is so.
+pub(crate) fn wait(until: impl Fn() -> bool) {
+    let begun = Instant::now();
+    while !until() {
+        assert!(begun.elapsed() < PATIENCE, "it does not come");
+        std::thread::sleep(Duration::from_millis(5));
+    }
 }
 
 /// Accepts one connection, which must have come with data in its SYN and not be proven: otherwise
