@@ -79,6 +79,7 @@ pin_project_lite::pin_project! {
 impl<F, B, E> Future for Answering<F>
 where
     F: Future<Output = Result<Response<B>, E>>,
+    B: Body,
 {
     type Output = Result<Response<ResponseBody<B>>, E>;
 
@@ -108,7 +109,7 @@ where
                     request.progress().set_upgraded();
                 }
                 let last = request.progress().is_last() && !upgraded;
-                (response.map(|body| ResponseBody::new(body, request)), last)
+                (response.map(|body| ResponseBody::new(body, request, !http1)), last)
             }
             (status, _) => {
                 let status = status.unwrap_or(StatusCode::PAYLOAD_TOO_LARGE);
