@@ -405,8 +405,33 @@ async fn requests_are_logged() {
 async fn bad_settings_are_errors() {
     let any = SocketAddr::from(([127, 0, 0, 1], 0));
     let failed = |builder: ServerBuilder| builder.bind(any).err().unwrap();
-    let error = failed(Server::builder().limits(Limits::default().connections(0)));
-    assert!(matches!(error, ServerError::Limits(LimitsError::Zero { name: "connections", .. })), "{error:?}");
+    let none = Duration::ZERO;
+    let default = Limits::default();
+    for (limits, limit) in [
+        (default.header_timeout(none), "header_timeout"),
+        (default.write_timeout(none), "write_timeout"),
+        (default.idle_timeout(none), "idle_timeout"),
+        (default.connections(0), "connections"),
+        (default.requests_per_connection(0), "requests_per_connection"),
+        (default.streams(0), "streams"),
+        (default.body_rate(0, SHORT), "body_rate"),
+    ] {
+        let error = failed(Server::builder().limits(limits));
+        assert!(
+            matches!(error, ServerError::Limits(LimitsError::Zero { name, .. }) if name == limit),
+            "{error:?}"
+        );
+    }
+    let error = failed(Server::builder().limits(default.header_size(1023)));
+    assert!(matches!(error, ServerError::Limits(LimitsError::HeaderSize { bytes: 1023, .. })), "{error:?}");
+    let error = failed(Server::builder().limits(default.body_size(10).body_rate(11, none)));
+    assert!(
+        matches!(
+            error,
+            ServerError::Limits(LimitsError::BodyRate { bytes_per_second: 11, body_size: 10, .. })
+        ),
+        "{error:?}"
+    );
     assert!(matches!(failed(Server::builder().workers(0)), ServerError::NoWorkers));
     let limits = Limits::default().requests_per_connection(5);
     let error = failed(Server::builder().limits(limits).keep_alive(false));
