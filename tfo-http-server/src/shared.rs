@@ -205,6 +205,15 @@ impl Shared {
         self.wake_waiters();
     }
 
+    /// Makes a RST of the close: what the client has not taken goes with it, and does not stay in the kernel
+    /// for minutes.
+    #[cfg(feature = "server")]
+    pub(crate) fn reset_on_close(&self) {
+        if let Some(socket) = &self.state().socket {
+            let _ = socket.set_zero_linger();
+        }
+    }
+
     /// Registers a socket that was polled [inline](Socket::Inline) until now; whoever has polled it polls
     /// it again.
     #[cfg(feature = "server")]

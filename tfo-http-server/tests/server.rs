@@ -3,8 +3,10 @@
 #![cfg(unix)]
 #![expect(clippy::unwrap_used, reason = "tests")]
 
+mod running;
+
 use std::convert::Infallible;
-use std::io::{ErrorKind, Read, Write};
+use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::process::Command;
 use std::time::{Duration, Instant};
@@ -17,15 +19,13 @@ use hyper::body::Bytes;
 use hyper::service::service_fn;
 use hyper::{Method, Request, Response};
 use hyper_util::rt::{TokioExecutor, TokioIo};
+use running::{PATIENCE, Running, SHORT, read_to_end, status};
 use tfo_http_server::server::{
-    Ended, HttpService, Limits, LimitsError, RequestBody, Server, ServerBuilder, ServerError, ServerHandle,
+    HttpService, Limits, LimitsError, RequestBody, Server, ServerBuilder, ServerError,
 };
 use tfo_http_server::{AcceptInfo, BindStep};
-use tokio::task::{JoinHandle, spawn_blocking};
+use tokio::task::spawn_blocking;
 use tokio::time::{sleep, timeout};
-
-const PATIENCE: Duration = Duration::from_secs(20);
-const SHORT: Duration = Duration::from_millis(300);
 
 async fn hello(request: Request<RequestBody>) -> Result<Response<Full<Bytes>>, Infallible> {
     let info = request.extensions().get::<AcceptInfo>().unwrap();
@@ -46,66 +46,6 @@ async fn hello(request: Request<RequestBody>) -> Result<Response<Full<Bytes>>, I
     Ok(Response::new(Full::from(text)))
 }
 
-/// A running server.
-struct Running {
-    address: SocketAddr,
-    handle: ServerHandle,
-    ended: JoinHandle<Result<Ended, ServerError>>,
-}
-
-impl Running {
-    fn start(builder: ServerBuilder) -> Self {
-        Self::with(builder, service_fn(hello))
-    }
-
-    fn with<S: HttpService>(builder: ServerBuilder, service: S) -> Self
-    where
-        S::Future: Send,
-    {
-        let server = builder.bind(SocketAddr::from(([127, 0, 0, 1], 0))).unwrap();
-        let (address, handle) = (server.local_addr(), server.handle());
-        let ended = tokio::spawn(server.serve(service));
-        Self { address, handle, ended }
-    }
-
-    async fn end(self) -> Ended {
-        self.handle.shutdown();
-        timeout(PATIENCE, self.ended).await.unwrap().unwrap().unwrap()
-    }
-
-    fn connect(&self) -> TcpStream {
-        let stream = TcpStream::connect(self.address).unwrap();
-        stream.set_read_timeout(Some(PATIENCE)).unwrap();
-        stream
-    }
-
-    /// What the server answers to these bytes until it closes; the second is how long it took.
-    async fn exchange(&self, request: &'static [u8]) -> (String, Duration) {
-        let mut stream = self.connect();
-        spawn_blocking(move || {
-            let begun = Instant::now();
-            stream.write_all(request).unwrap();
-            (read_to_end(&mut stream), begun.elapsed())
-        })
-        .await
-        .unwrap()
-    }
-}
-
-fn read_to_end(stream: &mut TcpStream) -> String {
-    let mut answer = Vec::new();
-    match stream.read_to_end(&mut answer) {
-        Ok(_) => {}
-        Err(error) if error.kind() == ErrorKind::ConnectionReset => answer.extend_from_slice(b"<reset>"),
-        Err(error) => panic!("{error}"),
-    }
-    String::from_utf8(answer).unwrap()
-}
-
-fn status(answer: &str) -> &str {
-    answer.split(' ').nth(1).unwrap_or(answer)
-}
-
 async fn curl(address: SocketAddr, args: &'static [&'static str]) -> String {
     spawn_blocking(move || {
         let mut command = Command::new("curl");
@@ -120,6 +60,10 @@ async fn curl(address: SocketAddr, args: &'static [&'static str]) -> String {
 
 const H1: &[&str] = &["--http1.1"];
 const H2: &[&str] = &["--http2-prior-knowledge"];
+
+fn start(builder: ServerBuilder) -> Running {
+    Running::with(builder, service_fn(hello))
+}
 
 /// Both kinds of HTTP, in the caller's runtime and on workers.
 async fn both<S: HttpService>(service: S) {
@@ -186,7 +130,7 @@ async fn a_tower_service_over_http1_and_http2() {
 #[tokio::test]
 async fn slow_and_oversized_heads() {
     let limits = Limits::default().header_timeout(SHORT).idle_timeout(SHORT).header_size(2048);
-    let server = Running::start(Server::builder().limits(limits));
+    let server = start(Server::builder().limits(limits));
     // A part of a head, a part of the HTTP/2 preface, nothing, and nothing after an answer.
     for (request, expected) in [
         (&b"GET / HTTP/1.1\r\nHost: h\r\nX-"[..], "408"),
@@ -231,7 +175,7 @@ async fn slow_and_oversized_heads() {
 #[tokio::test]
 async fn greedy_and_slow_bodies() {
     let limits = Limits::default().body_size(1000).body_rate(1000, SHORT);
-    let server = Running::start(Server::builder().limits(limits));
+    let server = start(Server::builder().limits(limits));
     let head = "POST / HTTP/1.1\r\nHost: h\r\n";
     let large = format!("{head}Content-Length: 3000000\r\n\r\n{}", "x".repeat(3_000_000));
     let chunks = format!(
@@ -255,8 +199,9 @@ async fn greedy_and_slow_bodies() {
         let stats = server.handle.stats().refused;
         assert_eq!((stats.body_size, stats.body_rate), refused);
     }
-    // The same over HTTP/2, where the connection goes on.
-    let too_large = curl(
+    // Over HTTP/2 too a body within the limit is taken. What is beyond it is not for this client: curl 7.88
+    // gives up when an answer comes while it sends (limits.rs has one that does not).
+    let small = curl(
         server.address,
         &[
             "--http2-prior-knowledge",
@@ -264,19 +209,13 @@ async fn greedy_and_slow_bodies() {
             concat!("0123456789012345678901234567890123456789", "0123456789012345678901234567890123456789"),
         ],
     );
-    assert_eq!(too_large.await, "80 bytes\n2 200");
-    let file = tempfile::NamedTempFile::new().unwrap();
-    std::fs::write(file.path(), vec![b'x'; 5000]).unwrap();
-    let data: &'static str = Box::leak(format!("@{}", file.path().display()).into_boxed_str());
-    let args: &'static [&'static str] =
-        Box::leak(Box::new(["--http2-prior-knowledge", "--data-binary", data]));
-    assert_eq!(curl(server.address, args).await, "2 413");
+    assert_eq!(small.await, "80 bytes\n2 200");
     server.end().await;
 }
 
 #[tokio::test]
 async fn a_client_that_never_reads() {
-    let server = Running::start(Server::builder().limits(Limits::default().write_timeout(SHORT)));
+    let server = start(Server::builder().limits(Limits::default().write_timeout(SHORT)));
     let mut stream = server.connect();
     stream.write_all(b"GET /large HTTP/1.1\r\nHost: h\r\n\r\n").unwrap();
     let begun = Instant::now();
@@ -291,7 +230,7 @@ async fn a_client_that_never_reads() {
 #[tokio::test]
 async fn too_many_connections_and_requests() {
     let limits = Limits::default().connections(2).requests_per_connection(2);
-    let server = Running::start(Server::builder().limits(limits));
+    let server = start(Server::builder().limits(limits));
     let held = [server.connect(), server.connect()];
     while server.handle.open_connections() < 2 {
         sleep(Duration::from_millis(5)).await;
@@ -323,7 +262,7 @@ async fn too_many_connections_and_requests() {
 
 #[tokio::test]
 async fn keep_alive_off() {
-    let server = Running::start(Server::builder().keep_alive(false));
+    let server = start(Server::builder().keep_alive(false));
     let (answer, _) = server.exchange(b"GET / HTTP/1.1\r\nHost: h\r\n\r\n").await;
     assert!(answer.contains("connection: close") && answer.ends_with("hello\n"), "{answer}");
     server.end().await;
@@ -332,7 +271,7 @@ async fn keep_alive_off() {
 #[tokio::test]
 async fn the_end_answers_what_is_under_way_and_closes_the_rest() {
     for builder in [Server::builder(), Server::builder().workers(2)] {
-        let server = Running::start(builder);
+        let server = start(builder);
         let (address, handle) = (server.address, server.handle.clone());
         let mut idle = server.connect();
         idle.write_all(b"GET / HTTP/1.1\r\nHost: h\r\n\r\n").unwrap();
@@ -366,7 +305,7 @@ impl Pipe for String {}
 
 #[tokio::test]
 async fn the_deadline_cuts_off() {
-    let server = Running::start(Server::builder().shutdown_deadline(SHORT / 6));
+    let server = start(Server::builder().shutdown_deadline(SHORT / 6));
     let mut stream = server.connect();
     stream.write_all(b"GET /slow HTTP/1.1\r\nHost: h\r\n\r\n").unwrap();
     sleep(SHORT / 3).await;
@@ -377,7 +316,7 @@ async fn the_deadline_cuts_off() {
 #[tokio::test]
 async fn a_handler_that_panics_fails_its_own_connection_only() {
     for builder in [Server::builder(), Server::builder().workers(1)] {
-        let server = Running::start(builder);
+        let server = start(builder);
         let (answer, _) = server.exchange(b"GET /panic HTTP/1.1\r\nHost: h\r\n\r\n").await;
         assert!(["", "<reset>"].contains(&&*answer), "{answer}");
         assert_eq!(curl(server.address, H1).await, "hello\n1.1 200");
@@ -388,8 +327,7 @@ async fn a_handler_that_panics_fails_its_own_connection_only() {
 #[tokio::test]
 async fn requests_are_logged() {
     let (log, mut logged) = tokio::sync::mpsc::unbounded_channel();
-    let server =
-        Running::start(Server::builder().on_request(move |record| log.send(record.clone()).unwrap()));
+    let server = start(Server::builder().on_request(move |record| log.send(record.clone()).unwrap()));
     curl(server.address, H1).await;
     curl(server.address, H2).await;
     for version in [hyper::Version::HTTP_11, hyper::Version::HTTP_2] {
@@ -405,8 +343,33 @@ async fn requests_are_logged() {
 async fn bad_settings_are_errors() {
     let any = SocketAddr::from(([127, 0, 0, 1], 0));
     let failed = |builder: ServerBuilder| builder.bind(any).err().unwrap();
-    let error = failed(Server::builder().limits(Limits::default().connections(0)));
-    assert!(matches!(error, ServerError::Limits(LimitsError::Zero { name: "connections", .. })), "{error:?}");
+    let none = Duration::ZERO;
+    let default = Limits::default();
+    for (limits, limit) in [
+        (default.header_timeout(none), "header_timeout"),
+        (default.write_timeout(none), "write_timeout"),
+        (default.idle_timeout(none), "idle_timeout"),
+        (default.connections(0), "connections"),
+        (default.requests_per_connection(0), "requests_per_connection"),
+        (default.streams(0), "streams"),
+        (default.body_rate(0, SHORT), "body_rate"),
+    ] {
+        let error = failed(Server::builder().limits(limits));
+        assert!(
+            matches!(error, ServerError::Limits(LimitsError::Zero { name, .. }) if name == limit),
+            "{error:?}"
+        );
+    }
+    let error = failed(Server::builder().limits(default.header_size(1023)));
+    assert!(matches!(error, ServerError::Limits(LimitsError::HeaderSize { bytes: 1023, .. })), "{error:?}");
+    let error = failed(Server::builder().limits(default.body_size(10).body_rate(11, none)));
+    assert!(
+        matches!(
+            error,
+            ServerError::Limits(LimitsError::BodyRate { bytes_per_second: 11, body_size: 10, .. })
+        ),
+        "{error:?}"
+    );
     assert!(matches!(failed(Server::builder().workers(0)), ServerError::NoWorkers));
     let limits = Limits::default().requests_per_connection(5);
     let error = failed(Server::builder().limits(limits).keep_alive(false));
@@ -440,7 +403,7 @@ async fn limits_without_an_end_limit_nothing() {
     let limits = Limits::default().header_timeout(none).idle_timeout(none).write_timeout(none);
     let builder = Server::builder().limits(limits.body_rate(1, none)).shutdown_deadline(none);
     for builder in [builder.clone(), builder.workers(1)] {
-        let server = Running::start(builder);
+        let server = start(builder);
         let mut stream = server.connect();
         let answer = spawn_blocking(move || {
             for part in ["GET /large HTTP/1.1\r\n", "Host: h\r\n\r\n"] {
@@ -464,7 +427,7 @@ async fn limits_without_an_end_limit_nothing() {
 
 #[tokio::test]
 async fn a_slow_reader_is_not_idle() {
-    let server = Running::start(Server::builder().limits(Limits::default().idle_timeout(SHORT)));
+    let server = start(Server::builder().limits(Limits::default().idle_timeout(SHORT)));
     let mut stream = server.connect();
     let read = spawn_blocking(move || {
         stream.write_all(b"GET /large HTTP/1.1\r\nHost: h\r\nConnection: keep-alive\r\n\r\n").unwrap();

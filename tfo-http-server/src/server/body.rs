@@ -1,19 +1,22 @@
 //! Bodies with limits: what the service reads, and what it is told when a limit is passed.
 
 use std::fmt;
-use std::future::Future;
+use std::io::IoSlice;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering::Relaxed};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
+use bytes::Buf;
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::{Bytes, Incoming};
-use tokio::time::{Instant, Sleep, sleep_until};
+use tokio::time::Instant;
 
 use super::limits::{Limits, Rate};
 use super::progress::{InFlight, Progress};
+use super::timer::Timer;
+use super::window::{Given, PART, set_given};
 use crate::listener::later;
 
 /// The body of a request, within the [`Limits`] of its size and of its rate.
@@ -33,7 +36,7 @@ struct Meter {
     waited: Duration,
     /// Since when is being waited.
     waiting: Option<Instant>,
-    sleep: Option<Pin<Box<Sleep>>>,
+    timer: Timer,
     verdict: Verdict,
     progress: Arc<Progress>,
     ended: bool,
@@ -100,7 +103,7 @@ impl RequestBody {
             received: 0,
             waited: Duration::ZERO,
             waiting: None,
-            sleep: None,
+            timer: Timer::default(),
             verdict: verdict.clone(),
             progress: Arc::clone(progress),
             ended: false,
@@ -162,12 +165,7 @@ impl Meter {
         let earned = Duration::from_secs_f64(self.received as f64 / rate.bytes_per_second as f64);
         let allowed = rate.grace.saturating_add(earned).saturating_sub(self.waited);
         let deadline = later(since, allowed);
-        let sleep = self.sleep.get_or_insert_with(|| Box::pin(sleep_until(deadline)));
-        if sleep.deadline() != deadline {
-            sleep.as_mut().reset(deadline);
-        }
-        ready!(sleep.as_mut().poll(cx));
-        Poll::Ready(())
+        self.timer.poll(deadline, cx)
     }
 
     fn judge(&mut self, verdict: u8) -> BodyError {
@@ -194,47 +192,158 @@ impl fmt::Debug for RequestBody {
 
 pin_project_lite::pin_project! {
     /// The body of a response: the request is over when it is.
-    pub(super) struct ResponseBody<B> {
+    pub(super) struct ResponseBody<B: Body> {
         #[pin]
         inner: Option<B>,
         request: InFlight,
+        http2: bool,
+        // What is not given to HTTP/2 yet of the last frame.
+        rest: Option<B::Data>,
+        // How many parts were given.
+        given: u64,
     }
 }
 
-impl<B> ResponseBody<B> {
-    pub(super) fn new(inner: B, request: InFlight) -> Self {
-        Self { inner: Some(inner), request }
+impl<B: Body> ResponseBody<B> {
+    pub(super) fn new(inner: B, request: InFlight, http2: bool) -> Self {
+        Self { inner: Some(inner), request, http2, rest: None, given: 0 }
     }
 
     pub(super) fn empty(request: InFlight) -> Self {
-        Self { inner: None, request }
+        Self { inner: None, request, http2: false, rest: None, given: 0 }
     }
 }
 
 impl<B: Body> Body for ResponseBody<B> {
-    type Data = B::Data;
+    type Data = Part<B::Data>;
     type Error = B::Error;
 
     fn poll_frame(
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<B::Data>, B::Error>>> {
+    ) -> Poll<Option<Result<Frame<Part<B::Data>>, B::Error>>> {
         let this = self.project();
-        let Some(inner) = this.inner.as_pin_mut() else { return Poll::Ready(None) };
-        let polled = inner.poll_frame(cx);
-        if let Poll::Ready(Some(Ok(frame))) = &polled
-            && let Some(data) = frame.data_ref()
-        {
-            this.request.on_sent(bytes::Buf::remaining(data) as u64);
+        if *this.http2 {
+            // What was given has found its place.
+            set_given(0);
         }
-        polled
+        let data = match this.rest.take() {
+            Some(rest) => rest,
+            None => {
+                let Some(inner) = this.inner.as_pin_mut() else { return Poll::Ready(None) };
+                let Some(frame) = ready!(inner.poll_frame(cx)?) else { return Poll::Ready(None) };
+                match frame.into_data() {
+                    Ok(data) => data,
+                    // Trailers, or what is not known yet.
+                    Err(frame) => return Poll::Ready(Some(Ok(frame.map_data(Part::whole)))),
+                }
+            }
+        };
+        let mut part = Part::whole(data);
+        if *this.http2 && part.has_remaining() {
+            *this.rest = part.cut();
+            part.given = Some(Given::new(Arc::clone(this.request.progress())));
+            *this.given += 1;
+            set_given(*this.given);
+        }
+        this.request.on_sent(part.remaining() as u64);
+        Poll::Ready(Some(Ok(Frame::data(part))))
     }
 
     fn is_end_stream(&self) -> bool {
-        self.inner.as_ref().is_none_or(Body::is_end_stream)
+        self.rest.is_none() && self.inner.as_ref().is_none_or(Body::is_end_stream)
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.inner.as_ref().map_or_else(|| SizeHint::with_exact(0), Body::size_hint)
+        let mut hint = self.inner.as_ref().map_or_else(|| SizeHint::with_exact(0), Body::size_hint);
+        if let Some(rest) = &self.rest {
+            let rest = rest.remaining() as u64;
+            // Upwards first: the lower may not pass it.
+            if let Some(upper) = hint.upper() {
+                hint.set_upper(upper.saturating_add(rest));
+            }
+            hint.set_lower(hint.lower().saturating_add(rest));
+        }
+        hint
+    }
+}
+
+/// Data of a response as it is given to hyper.
+pub(super) struct Part<D> {
+    data: Data<D>,
+    given: Option<Given>,
+}
+
+enum Data<D> {
+    /// As the service has given it.
+    Whole(D),
+    Piece(Bytes),
+}
+
+impl<D: Buf> Part<D> {
+    fn whole(data: D) -> Self {
+        Self { data: Data::Whole(data), given: None }
+    }
+
+    /// Makes it as small as a part is, and leaves the rest.
+    fn cut(&mut self) -> Option<D> {
+        let Data::Whole(data) = &mut self.data else { return None };
+        if data.remaining() <= PART {
+            return None;
+        }
+        let piece = Data::Piece(data.copy_to_bytes(PART));
+        match std::mem::replace(&mut self.data, piece) {
+            Data::Whole(rest) => Some(rest),
+            Data::Piece(_) => None,
+        }
+    }
+
+    fn on_taken(&mut self, bytes: usize) {
+        if let Some(given) = &self.given {
+            given.on_taken(bytes);
+            if !self.has_remaining() {
+                self.given = None;
+            }
+        }
+    }
+}
+
+impl<D: Buf> Buf for Part<D> {
+    fn remaining(&self) -> usize {
+        match &self.data {
+            Data::Whole(data) => data.remaining(),
+            Data::Piece(data) => data.remaining(),
+        }
+    }
+
+    fn chunk(&self) -> &[u8] {
+        match &self.data {
+            Data::Whole(data) => data.chunk(),
+            Data::Piece(data) => data.chunk(),
+        }
+    }
+
+    fn chunks_vectored<'a>(&'a self, slices: &mut [IoSlice<'a>]) -> usize {
+        match &self.data {
+            Data::Whole(data) => data.chunks_vectored(slices),
+            Data::Piece(data) => data.chunks_vectored(slices),
+        }
+    }
+
+    fn advance(&mut self, bytes: usize) {
+        match &mut self.data {
+            Data::Whole(data) => data.advance(bytes),
+            Data::Piece(data) => data.advance(bytes),
+        }
+        self.on_taken(bytes);
+    }
+
+    fn copy_to_bytes(&mut self, bytes: usize) -> Bytes {
+        let copy = match &mut self.data {
+            Data::Whole(data) => data.copy_to_bytes(bytes),
+            Data::Piece(data) => data.copy_to_bytes(bytes),
+        };
+        self.on_taken(bytes);
+        copy
     }
 }

@@ -10,7 +10,7 @@ use http::{Request, Response};
 use http_body::Body;
 use hyper::server::conn::{http1, http2};
 use hyper::service::Service;
-use hyper_util::rt::{TokioExecutor, TokioIo};
+use hyper_util::rt::TokioIo;
 use tfo_core::first_flight::frame::PREFACE;
 
 use super::body::RequestBody;
@@ -19,6 +19,7 @@ use super::io::Io;
 use super::progress::Progress;
 use super::service::Served;
 use super::stats::one;
+use super::window::{Leftovers, Streams};
 use crate::AcceptedStream;
 use crate::shared::Shared;
 
@@ -49,7 +50,7 @@ where
 }
 
 type Http1<S> = http1::UpgradeableConnection<TokioIo<Io>, Served<S>>;
-type Http2<S> = http2::Connection<TokioIo<Io>, Served<S>, TokioExecutor>;
+type Http2<S> = http2::Connection<TokioIo<Io>, Served<S>, Streams>;
 
 pin_project_lite::pin_project! {
     /// Ready when it is over.
@@ -60,6 +61,7 @@ pin_project_lite::pin_project! {
         stream: Weak<Shared>,
         // Told to end.
         ending: bool,
+        leftovers: Leftovers,
     }
 }
 
@@ -84,12 +86,18 @@ impl<S: HttpService> Connection<S> {
             progress,
             stream: connection,
             ending: false,
+            leftovers: Leftovers::default(),
         }
     }
 
     /// Whether it has not brought a request yet.
     pub(super) fn is_fresh(&self) -> bool {
         self.progress.begun() == 0
+    }
+
+    /// Whether it is somebody else's now, and goes on when this is over.
+    pub(super) fn is_upgraded(&self) -> bool {
+        self.progress.is_upgraded()
     }
 
     /// For a connection that was polled [inline](crate::stream::socket::Socket::Inline): from now on it may
@@ -128,12 +136,14 @@ impl<S: HttpService> Future for Connection<S> {
                 // What a client does to its own connection is its own affair.
                 StateProj::Http1 { connection } => return connection.poll(cx).map(drop),
                 StateProj::Http2 { connection } => {
-                    let polled = connection.poll(cx).map(drop);
-                    if polled.is_pending() && this.progress.is_enough() && !*this.ending {
+                    if connection.poll(cx).is_ready() || this.progress.is_too_much() {
+                        return Poll::Ready(());
+                    }
+                    if this.progress.is_enough() && !*this.ending {
                         self.as_mut().end();
                         continue;
                     }
-                    return polled;
+                    return this.leftovers.poll_late(this.progress, cx);
                 }
                 StateProj::Unknown { parts } => {
                     let Some((io, _)) = parts else { return Poll::Ready(()) };
@@ -156,7 +166,7 @@ impl<S: HttpService> State<S> {
         if io.http2 {
             one(&context.counts.http2);
             let size = u32::try_from(limits.header_size).unwrap_or(u32::MAX);
-            let connection = http2::Builder::new(TokioExecutor::new())
+            let connection = http2::Builder::new(Streams(Arc::clone(&progress)))
                 .max_header_list_size(size)
                 .max_concurrent_streams(limits.streams)
                 .serve_connection(TokioIo::new(io), served);

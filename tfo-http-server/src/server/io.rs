@@ -1,17 +1,19 @@
 //! The stream between hyper and the gate: what was read to know the protocol, and the time limits.
 
-use std::future::Future;
 use std::io::{self, IoSlice};
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::time::{Instant, Sleep, sleep_until};
+use tokio::time::Instant;
 
 use super::progress::Progress;
 use super::stats::one;
+use super::timer::Timer;
+use super::window::PART;
 use crate::AcceptedStream;
 use crate::listener::later;
 
@@ -37,6 +39,8 @@ pub(super) struct Io {
     idle_since: Option<Instant>,
     read_timer: Timer,
     write_timer: Timer,
+    /// What the client's kernel had taken when the write timer was set.
+    acked: Option<u64>,
     ended: bool,
     /// It was said, and counted, that the client is too late.
     late: bool,
@@ -57,6 +61,7 @@ impl Io {
             idle_since: None,
             read_timer: Timer::default(),
             write_timer: Timer::default(),
+            acked: None,
             ended: false,
             late: false,
             linger: None,
@@ -135,14 +140,39 @@ impl Io {
     }
 
     fn limited<T>(&mut self, cx: &mut Context<'_>, poll: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
+        let window = self.progress.window();
         if poll.is_ready() {
-            self.write_timer.stop();
+            if self.write_timer.runs() {
+                self.write_timer.stop();
+                window.blocked.store(false, Relaxed);
+            }
             return poll;
         }
+        if !self.write_timer.runs() {
+            window.blocked.store(true, Relaxed);
+            self.acked = self.acked();
+        }
         let timeout = self.progress.context().limits.write_timeout;
-        ready!(self.write_timer.poll_for(timeout, cx));
+        loop {
+            ready!(self.write_timer.poll_for(timeout, cx));
+            // The kernel wants more than a third of its queue to be free before it takes anything: a slow
+            // reader may need longer for that.
+            let acked = self.acked();
+            let taken = acked.zip(self.acked).map_or(0, |(now, before)| now.saturating_sub(before));
+            if taken < PART as u64 {
+                break;
+            }
+            self.acked = acked;
+            self.write_timer.stop();
+        }
         one(&self.progress.counts().write_timeout);
+        self.stream.reset_on_close();
         Poll::Ready(Err(io::ErrorKind::TimedOut.into()))
+    }
+
+    /// How many bytes the client's kernel has taken, if the own one tells.
+    fn acked(&self) -> Option<u64> {
+        self.stream.info().tcp_info().ok()?.bytes_acked()
     }
 
     /// Whether the client may be sending still: then a close could destroy the answer on its way.
@@ -239,36 +269,5 @@ impl AsyncWrite for Io {
             this.linger = Some(LINGER_BYTES);
         }
         this.poll_linger(cx).map(Ok)
-    }
-}
-
-/// A timer that is made when something has to wait.
-#[derive(Default)]
-struct Timer {
-    sleep: Option<Pin<Box<Sleep>>>,
-    since: Option<Instant>,
-}
-
-impl Timer {
-    fn poll(&mut self, deadline: Instant, cx: &mut Context<'_>) -> Poll<()> {
-        let sleep = self.sleep.get_or_insert_with(|| Box::pin(sleep_until(deadline)));
-        if sleep.deadline() != deadline {
-            sleep.as_mut().reset(deadline);
-        }
-        sleep.as_mut().poll(cx)
-    }
-
-    /// So long from the first of these calls on, until it is stopped.
-    fn poll_for(&mut self, time: Duration, cx: &mut Context<'_>) -> Poll<()> {
-        let since = *self.since.get_or_insert_with(Instant::now);
-        self.poll(later(since, time), cx)
-    }
-
-    fn runs(&self) -> bool {
-        self.since.is_some()
-    }
-
-    fn stop(&mut self) {
-        self.since = None;
     }
 }

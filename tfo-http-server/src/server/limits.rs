@@ -11,10 +11,10 @@ use std::time::Duration;
 /// | [`header_size`](Self::header_size) | 16 KiB | 431, and close |
 /// | [`body_size`](Self::body_size) | 2 MiB | 413, and close (HTTP/2: 413) |
 /// | [`body_rate`](Self::body_rate) | 500 bytes a second after 20 s | 408, and close (HTTP/2: 408) |
-/// | [`write_timeout`](Self::write_timeout) | 30 s | close |
+/// | [`write_timeout`](Self::write_timeout) | 16 KiB in 30 s | close (HTTP/2: the stream is reset) |
 /// | [`idle_timeout`](Self::idle_timeout) | 60 s | close |
 /// | [`connections`](Self::connections) | 10,000 | 503, and close |
-/// | [`requests_per_connection`](Self::requests_per_connection) | 10,000 | `Connection: close`, or GOAWAY |
+/// | [`requests_per_connection`](Self::requests_per_connection) | 10,000 | `Connection: close`, or GOAWAY, and close |
 /// | [`streams`](Self::streams) | 128 | refused by HTTP/2 (RFC 9113 5.1.2) |
 ///
 /// None of them limits a handler, or a connection that was upgraded (`101`, `CONNECT`).
@@ -95,7 +95,15 @@ impl Limits {
         self
     }
 
-    /// How long a client may take nothing of what is written to it.
+    /// How long a client may take for 16 KiB of what it is answered, or for all that is left, while the server
+    /// waits for it and for nothing else. A slow service costs its client nothing.
+    ///
+    /// HTTP/2 has windows: a stream whose client leaves its window shut is reset (`CANCEL`), and the others go
+    /// on. Streams that have to wait for each other on a slow line are given the time that takes. What HTTP/2
+    /// has taken in hand with its end cannot be reset: if that is not read, less than 16 KiB, the connection is
+    /// closed after two to four times as long.
+    ///
+    /// What the client's kernel has acknowledged is taken, whether the client reads it or not.
     pub fn write_timeout(mut self, timeout: Duration) -> Self {
         self.write_timeout = timeout;
         self
@@ -114,7 +122,8 @@ impl Limits {
         self
     }
 
-    /// How many requests a connection may bring.
+    /// How many requests a connection may bring. An HTTP/2 client that is told to go when it has, and does not,
+    /// is cut off: at twice as many, and twice as many as there are [`streams`](Self::streams).
     pub fn requests_per_connection(mut self, requests: u64) -> Self {
         self.requests = requests;
         self

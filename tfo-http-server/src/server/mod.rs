@@ -15,6 +15,8 @@ mod progress;
 mod prometheus;
 mod service;
 mod stats;
+mod timer;
+mod window;
 
 use std::fmt;
 use std::future::Future;

@@ -9,6 +9,7 @@ use tokio::time::Instant;
 
 use super::control::Context;
 use super::stats::Counts;
+use super::window::Window;
 use crate::AcceptInfo;
 
 /// One connection.
@@ -16,13 +17,14 @@ pub(super) struct Progress {
     context: Arc<Context>,
     /// Requests that have begun.
     begun: AtomicU64,
-    /// Requests whose answer is not complete.
+    /// Requests whose answer is not complete, and streams.
     in_flight: AtomicU32,
     upgraded: AtomicBool,
     /// The last request of this connection has begun.
     last: AtomicBool,
     /// A body was not read to its end: something may be in the kernel.
     unread: AtomicBool,
+    window: Window,
 }
 
 impl Progress {
@@ -34,6 +36,7 @@ impl Progress {
             upgraded: AtomicBool::new(false),
             last: AtomicBool::new(false),
             unread: AtomicBool::new(false),
+            window: Window::default(),
         })
     }
 
@@ -49,8 +52,23 @@ impl Progress {
         self.begun.load(Relaxed)
     }
 
+    pub(super) fn window(&self) -> &Window {
+        &self.window
+    }
+
+    /// Whether it is the client's turn to wait, or to take what it has asked for.
     pub(super) fn is_busy(&self) -> bool {
-        self.in_flight.load(Relaxed) > 0
+        self.in_flight.load(Relaxed) > 0 || self.window.parts() > 0
+    }
+
+    /// Something has begun that is not over when its answer is: a stream of HTTP/2.
+    pub(super) fn enter(&self) {
+        self.in_flight.fetch_add(1, Relaxed);
+    }
+
+    /// It is over.
+    pub(super) fn leave(&self) {
+        self.in_flight.fetch_sub(1, Relaxed);
     }
 
     pub(super) fn is_upgraded(&self) -> bool {
@@ -74,6 +92,13 @@ impl Progress {
         begun >= most && (!self.is_busy() || begun >= most.saturating_mul(2))
     }
 
+    /// Whether an HTTP/2 client has been told to bring no more, and does not hear. What it sent before it
+    /// could know is welcome.
+    pub(super) fn is_too_much(&self) -> bool {
+        let limits = &self.context.limits;
+        self.begun() >= limits.requests.saturating_add(limits.streams.into()).saturating_mul(2)
+    }
+
     pub(super) fn is_unread(&self) -> bool {
         self.unread.load(Relaxed)
     }
@@ -84,7 +109,7 @@ impl Progress {
 
     /// A request has come.
     pub(super) fn begin(self: &Arc<Self>, record: Option<Box<RequestRecord>>) -> InFlight {
-        self.in_flight.fetch_add(1, Relaxed);
+        self.enter();
         if self.begun.fetch_add(1, Relaxed) + 1 >= self.context.limits.requests {
             self.last.store(true, Relaxed);
         }
@@ -119,7 +144,7 @@ impl InFlight {
 
 impl Drop for InFlight {
     fn drop(&mut self) {
-        self.progress.in_flight.fetch_sub(1, Relaxed);
+        self.progress.leave();
         if let (Some(mut record), Some(log)) = (self.record.take(), &self.progress.context.on_request) {
             record.duration = record.begun.elapsed();
             log(&record);

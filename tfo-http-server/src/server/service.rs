@@ -6,7 +6,7 @@ use std::sync::{Arc, Weak};
 use std::task::{Context, Poll, ready};
 
 use http::header::CONNECTION;
-use http::{HeaderValue, Request, Response, StatusCode, Version};
+use http::{HeaderValue, Method, Request, Response, StatusCode, Version};
 use http_body::Body;
 use hyper::body::Incoming;
 use hyper::service::Service;
@@ -48,12 +48,13 @@ where
         };
         let in_flight = self.progress.begin(record);
         let http1 = request.version() < Version::HTTP_2;
+        let tunnel = request.method() == Method::CONNECT;
         let too_large =
             context.limits.body_size.is_some_and(|most| request.body().size_hint().lower() > most);
         if too_large {
             self.progress.counts().on_body(true);
             self.progress.set_unread();
-            return Answering { inner: None, verdict: None, request: Some(in_flight), http1 };
+            return Answering { inner: None, verdict: None, request: Some(in_flight), http1, tunnel };
         }
         let (head, body) = request.into_parts();
         let (body, verdict) = RequestBody::new(body, &context.limits, &self.progress);
@@ -64,7 +65,7 @@ where
             request.extensions_mut().insert(info);
         }
         let inner = Some(self.service.call(request));
-        Answering { inner, verdict, request: Some(in_flight), http1 }
+        Answering { inner, verdict, request: Some(in_flight), http1, tunnel }
     }
 }
 
@@ -77,12 +78,14 @@ pin_project_lite::pin_project! {
         verdict: Option<Verdict>,
         request: Option<InFlight>,
         http1: bool,
+        tunnel: bool,
     }
 }
 
 impl<F, B, E> Future for Answering<F>
 where
     F: Future<Output = Result<Response<B>, E>>,
+    B: Body,
 {
     type Output = Result<Response<ResponseBody<B>>, E>;
 
@@ -105,12 +108,14 @@ where
             (None, Some(answer)) => {
                 let response = answer?;
                 request.on_status(response.status());
-                let upgraded = response.status() == StatusCode::SWITCHING_PROTOCOLS;
-                if upgraded {
+                let status = response.status();
+                let upgraded =
+                    status == StatusCode::SWITCHING_PROTOCOLS || *this.tunnel && status.is_success();
+                if upgraded && http1 {
                     request.progress().set_upgraded();
                 }
                 let last = request.progress().is_last() && !upgraded;
-                (response.map(|body| ResponseBody::new(body, request)), last)
+                (response.map(|body| ResponseBody::new(body, request, !http1)), last)
             }
             (status, _) => {
                 let status = status.unwrap_or(StatusCode::PAYLOAD_TOO_LARGE);

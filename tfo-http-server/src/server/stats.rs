@@ -36,7 +36,7 @@ pub struct RefusedStats {
     pub body_size: u64,
     /// Bodies that came too slowly.
     pub body_rate: u64,
-    /// Clients that did not read their answer.
+    /// Answers, or what a connection had left of them, that were not read.
     pub write_timeout: u64,
 }
 

@@ -85,6 +85,11 @@ impl AcceptedStream {
         AcceptInfo::new(Arc::clone(&self.shared))
     }
 
+    #[cfg(feature = "server")]
+    pub(crate) fn reset_on_close(&self) {
+        self.shared.reset_on_close();
+    }
+
     /// A handle that does not count as one: nobody looks a last time for its sake.
     #[cfg(feature = "server")]
     pub(crate) fn downgrade(&self) -> std::sync::Weak<Shared> {
