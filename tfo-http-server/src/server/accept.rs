@@ -154,9 +154,6 @@ impl<S: HttpService> Acceptor<S> {
                 }
                 // As with a task: a handler that panics fails its own connection only.
                 over => {
-                    if connection.is_upgraded() {
-                        connection.register();
-                    }
                     drop((connection, place));
                     inline.look();
                     if over.is_ok() {

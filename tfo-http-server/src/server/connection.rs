@@ -95,11 +95,6 @@ impl<S: HttpService> Connection<S> {
         self.progress.begun() == 0
     }
 
-    /// Whether it is somebody else's now, and goes on when this is over.
-    pub(super) fn is_upgraded(&self) -> bool {
-        self.progress.is_upgraded()
-    }
-
     /// For a connection that was polled [inline](crate::stream::socket::Socket::Inline): from now on it may
     /// wait. To be polled again.
     pub(super) fn register(&self) {
