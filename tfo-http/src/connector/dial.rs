@@ -1,5 +1,5 @@
-//! From a list of addresses to a stream: deferred where a cookie is cached, else by a race of
-//! ordinary handshakes.
+//! From a list of addresses to a stream: at once, with nothing sent, where a cookie is cached or rides are
+//! known to arrive; else by a race of ordinary handshakes.
 
 use std::future::poll_fn;
 use std::io;

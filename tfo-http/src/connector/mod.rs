@@ -53,7 +53,7 @@ pub use warm::Warm;
 ///
 /// # Differences from `HttpConnector`
 ///
-/// * A refused or silent server shows, on later visits, when the request is sent:
+/// * A refused, silent or unreachable server shows, on later visits, when the request is sent:
 ///   `hyper_util`'s `Error::is_connect()` is then false, and
 ///   [`is_connect_error`](crate::is_connect_error) is true.
 /// * Addresses of both families are tried alternately (RFC 8305 section 4), each as soon as the one

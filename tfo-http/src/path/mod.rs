@@ -48,7 +48,9 @@
 //! 2. **Before `connect`**, [`PathMemory::ask`], once for each address when its turn comes. `Avoid`:
 //!    a socket without any option; nothing needs to be reported. `AskCookie` and `Ride`: with
 //!    `TCP_FASTOPEN_CONNECT`. If the kernel has no cookie the SYN goes now, and asks for one.
-//! 3. **At the first flush** of a deferred connect, [`PathMemory::ask_again`] with the same ticket,
+//!    Where the ticket [is proven](Ticket::is_proven) no `connect` is needed: one `sendmsg(MSG_FASTOPEN)` at
+//!    the first flush connects, and sends.
+//! 3. **At the first flush** of a connection on which nothing was sent yet, [`PathMemory::ask_again`] with the same ticket,
 //!    however short the time was. `Ride`: the SYN with data, if the bytes may ride. `AskCookie`: the
 //!    SYN without data. `Avoid`: a fresh socket without the option. It renews a reservation, which
 //!    otherwise lapses 10 s after it was given.
