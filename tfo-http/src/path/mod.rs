@@ -99,6 +99,7 @@ mod network;
 mod snapshot;
 mod store;
 mod table;
+mod ticket;
 
 pub use controller::Record;
 #[cfg(feature = "path-file")]
@@ -106,6 +107,7 @@ pub use file::{FileStore, FileWarning};
 pub use key::{NetworkId, Path};
 pub use snapshot::{PathMemorySnapshot, PathSnapshot, PathState};
 pub use store::{MemoryStore, NullStore, PathStore};
+pub use ticket::Ticket;
 
 use std::collections::hash_map::RandomState;
 use std::fmt;
@@ -201,59 +203,6 @@ struct Inner {
     /// The numbers of the last `forget` and of the last change of network.
     forgotten: u64,
     changed: u64,
-}
-
-/// An answer of the memory's, and the place that it has reserved. To be reported on.
-#[derive(Debug)]
-#[must_use = "a ticket is to be reported on"]
-pub struct Ticket {
-    path: Path,
-    /// The memory's network when it was given.
-    network: Option<NetworkId>,
-    serial: u64,
-    stirred: u64,
-    advice: Advice,
-    proven: bool,
-    doubtful: bool,
-    rtt: Option<Duration>,
-    /// Its strike has been counted.
-    struck: bool,
-    /// It holds a place of the path's, or is its canary.
-    reserved: bool,
-    /// It holds a token.
-    token: bool,
-    /// It is the network's canary.
-    canary: bool,
-}
-
-impl Ticket {
-    /// What may be sent.
-    pub fn advice(&self) -> Advice {
-        self.advice
-    }
-
-    /// Whether the path is known to be Capable: that it was when asked, and was not in doubt.
-    pub fn is_proven(&self) -> bool {
-        self.proven
-    }
-
-    /// Whether its ride is more likely than others to be lost: the last one on the path was, or the
-    /// path was off, and this is its canary. [`Hedge::Auto`](crate::Hedge::Auto) does not wait long
-    /// then.
-    pub fn is_doubtful(&self) -> bool {
-        self.doubtful
-    }
-
-    /// How long a handshake takes on this path, as of the time of asking; `None`: not known, or not
-    /// measured for an hour, or on another network.
-    pub fn rtt(&self) -> Option<Duration> {
-        self.rtt
-    }
-
-    /// What was asked for.
-    pub fn path(&self) -> &Path {
-        &self.path
-    }
 }
 
 impl PathMemory {
