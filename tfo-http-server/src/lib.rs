@@ -112,6 +112,7 @@
 
 #[cfg(feature = "axum")]
 mod axum;
+mod clock;
 mod info;
 pub mod keys;
 mod listener;

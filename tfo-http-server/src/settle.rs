@@ -7,7 +7,7 @@ use std::time::Duration;
 use tokio::sync::Notify;
 use tokio::time::{Instant, timeout_at};
 
-use crate::listener::later;
+use crate::clock::later;
 
 /// How many there are. Whoever waits begins an era, so that those who come later are counted apart.
 ///

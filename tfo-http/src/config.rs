@@ -11,9 +11,9 @@ use tokio::net::TcpStream;
 
 use crate::error::{ConnectError, ConnectErrorKind};
 use crate::metrics::Recorder;
+use crate::parking::Lot;
 use crate::path::PathMemory;
 use crate::policy::SynData;
-use crate::stream::Lot;
 
 /// What a connector was told: the settings of `HttpConnector`, and those of TCP Fast Open.
 #[derive(Clone, Debug)]

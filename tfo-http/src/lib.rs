@@ -12,6 +12,7 @@ mod info;
 #[cfg(test)]
 mod matrix;
 pub mod metrics;
+mod parking;
 pub mod path;
 mod policy;
 #[cfg(feature = "hickory")]

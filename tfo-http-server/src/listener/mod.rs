@@ -19,6 +19,7 @@ use tfo_core::{Ability, FastOpenBits, Problem, Support, TcpInfo, sockopt};
 use tokio::net::TcpListener;
 use tokio::time::{Instant, sleep};
 
+use crate::clock::later;
 use crate::keys::{Keys, Registration};
 use crate::outcome::{AcceptOutcome, Disproven, PlainReason};
 use crate::shared::{Proof, Shared, State};
@@ -366,12 +367,6 @@ fn is_private(ip: IpAddr) -> bool {
         IpAddr::V4(ip) => ip.is_loopback() || ip.is_private() || ip.is_link_local(),
         IpAddr::V6(ip) => ip.is_loopback() || ip.is_unique_local() || ip.is_unicast_link_local(),
     }
-}
-
-/// A deadline, a century hence at most: clocks and timers reach that far.
-pub(crate) fn later(since: Instant, duration: Duration) -> Instant {
-    const CENTURY: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
-    since + duration.min(CENTURY)
 }
 
 /// Whether an error of `accept(2)` is one connection's, so that the next may be accepted at once.

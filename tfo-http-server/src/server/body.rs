@@ -17,7 +17,7 @@ use super::limits::{Limits, Rate};
 use super::progress::{InFlight, Progress};
 use super::timer::Timer;
 use super::window::{Given, PART, set_given};
-use crate::listener::later;
+use crate::clock::later;
 
 /// The body of a request, within the [`Limits`] of its size and of its rate.
 ///

@@ -11,7 +11,7 @@ use command_fds::{CommandFdExt as _, FdMapping};
 use tokio::time::{Instant, sleep};
 
 use super::control::ServerHandle;
-use crate::listener::later;
+use crate::clock::later;
 
 /// sd_listen_fds(3): the first descriptor that is handed over.
 const FIRST: i32 = 3;

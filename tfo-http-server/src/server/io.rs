@@ -15,7 +15,7 @@ use super::stats::one;
 use super::timer::Timer;
 use super::window::PART;
 use crate::AcceptedStream;
-use crate::listener::later;
+use crate::clock::later;
 
 /// RFC 9110 15.5.9: said to whom has begun a request.
 const TOO_LATE: &[u8] = b"HTTP/1.1 408 Request Timeout\r\nconnection: close\r\ncontent-length: 0\r\n\r\n";

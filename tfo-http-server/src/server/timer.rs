@@ -8,7 +8,7 @@ use std::time::Duration;
 use tokio::task::unconstrained;
 use tokio::time::{Instant, Sleep, sleep_until};
 
-use crate::listener::later;
+use crate::clock::later;
 
 /// Made when something has to wait, and kept for the next wait.
 #[derive(Default)]

@@ -17,10 +17,11 @@ use tokio::time::{sleep, timeout};
 use crate::config::{Config, begin_plain, register};
 use crate::error::{ConnectError, ConnectErrorKind};
 use crate::info::{ConnInfo, Reason};
+use crate::parking::Parkable;
 use crate::path::{self, Advice};
 use crate::stream::evidence::{self, Handshake, Syn};
 use crate::stream::syn::{Unsent, poll_established};
-use crate::stream::{FirstAttempt, Parkable, TfoStream, Trip};
+use crate::stream::{FirstAttempt, TfoStream, Trip};
 
 /// The first call on a socket where rides are known to arrive.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -42,81 +43,27 @@ pub(super) async fn dial(
         addresses.sort_by_cached_key(|address| !Trip::is_known_to_arrive(&config, address));
     }
     let Some((first, others)) = addresses.split_first() else { return Err(unreachable_family()) };
-    let first = match start(&config, *first, dns, first_call) {
+    let dialling = Dialling { config: &config, dns, first_call };
+    let first = match dialling.start(*first) {
         // Nothing to wait for.
         Ok(Started::Unsent(stream)) => return Ok(stream.with_others(others)),
         Ok(Started::Handshake(handshake)) => Ok(handshake),
         Err(error) => Err(error),
     };
     // Boxed: the most usual way needs no room for it.
-    Box::pin(wait(&config, first, &addresses, dns, first_call)).await
-}
-
-async fn wait(
-    config: &Arc<Config>,
-    first: Result<Handshaking, ConnectError>,
-    addresses: &[SocketAddr],
-    dns: Option<Duration>,
-    first_call: FirstCall,
-) -> Result<TfoStream, ConnectError> {
-    match config.connect_timeout {
-        None => race(config, first, addresses, dns, first_call).await,
-        Some(whole) => {
-            timeout(whole, race(config, first, addresses, dns, first_call)).await.unwrap_or_else(|_| {
-                let error = ConnectError::bare(ConnectErrorKind::TimedOut);
-                Err(addresses.first().map_or_else(unreachable_family, |first| error.at(*first)))
-            })
-        }
-    }
+    Box::pin(dialling.wait(first, &addresses)).await
 }
 
 fn unreachable_family() -> ConnectError {
     ConnectError::new(ConnectErrorKind::Dns, "no address of a family that can be reached")
 }
 
-/// Attempts in order, each begun when the one before has failed or has kept quiet for the happy
-/// eyeballs delay (RFC 8305 section 5). The first connection wins; if there is none, the first error
-/// is told. `first` is the attempt to the first address.
-async fn race(
-    config: &Arc<Config>,
-    first: Result<Handshaking, ConnectError>,
-    addresses: &[SocketAddr],
+/// What all attempts of one connection have in common.
+#[derive(Clone, Copy)]
+struct Dialling<'a> {
+    config: &'a Arc<Config>,
     dns: Option<Duration>,
     first_call: FirstCall,
-) -> Result<TfoStream, ConnectError> {
-    if addresses.len() == 1 {
-        return finish(config, first?, None).await;
-    }
-    let share = config.connect_timeout.map(|whole| whole / addresses.len().max(1) as u32);
-    let mut waiting = addresses.iter().skip(1);
-    let mut running = FuturesUnordered::new();
-    let (mut started, mut first_error) = (Some(first.map(Started::Handshake)), None);
-    loop {
-        let next = started.take().or_else(|| Some(start(config, *waiting.next()?, dns, first_call)));
-        match next {
-            // A deferred connect is there at once.
-            Some(Ok(Started::Unsent(stream))) => {
-                let others: Vec<_> = waiting.copied().collect();
-                return Ok(stream.with_others(&others));
-            }
-            Some(Ok(Started::Handshake(handshake))) => running.push(finish(config, handshake, share)),
-            Some(Err(error)) => drop(first_error.get_or_insert(error)),
-            None if running.is_empty() => return Err(first_error.unwrap_or_else(unreachable_family)),
-            None => {}
-        }
-        if running.is_empty() {
-            continue;
-        }
-        let delay = config.happy_eyeballs_timeout.filter(|_| waiting.len() > 0);
-        tokio::select! {
-            biased;
-            Some(result) = running.next() => match result {
-                Ok(stream) => return Ok(stream),
-                Err(error) => drop(first_error.get_or_insert(error)),
-            },
-            () = async { sleep(delay.unwrap_or_default()).await }, if delay.is_some() => {}
-        }
-    }
 }
 
 /// An attempt that has begun.
@@ -134,54 +81,110 @@ struct Handshaking {
     trip: Option<Trip>,
 }
 
-/// Begins with one address.
-fn start(
-    config: &Arc<Config>,
-    address: SocketAddr,
-    dns: Option<Duration>,
-    first_call: FirstCall,
-) -> Result<Started, ConnectError> {
-    let info = ConnInfo::new(address, dns);
-    let mut trip = config.syn_data.is_wanted().then(|| Trip::ask(config, &address));
-    let unsent = |unsent, trip, info| Started::Unsent(TfoStream::unsent(unsent, trip, config.clone(), info));
-    if first_call == FirstCall::Send && trip.as_ref().is_some_and(Trip::is_proven) {
-        // Rides arrive there: the call that sends one needs none before it.
-        let socket = config.open(&address)?;
-        if config.go_without_cookie(&address, &socket).is_ok()
-            && let Some(trip) = trip.take()
-        {
-            return Ok(unsent(Unsent::Fresh(socket), trip, info));
+impl Dialling<'_> {
+    /// Begins with one address.
+    fn start(&self, address: SocketAddr) -> Result<Started, ConnectError> {
+        let config = self.config;
+        let info = ConnInfo::new(address, self.dns);
+        let mut trip = config.syn_data.is_wanted().then(|| Trip::ask(config, &address));
+        let unsent =
+            |unsent, trip, info| Started::Unsent(TfoStream::unsent(unsent, trip, config.clone(), info));
+        if self.first_call == FirstCall::Send && trip.as_ref().is_some_and(Trip::is_proven) {
+            // Rides arrive there: the call that sends one needs none before it.
+            let socket = config.open(&address)?;
+            if config.go_without_cookie(&address, &socket).is_ok()
+                && let Some(trip) = trip.take()
+            {
+                return Ok(unsent(Unsent::Fresh(socket), trip, info));
+            }
+        }
+        match begin(config, &address, trip.as_ref().map(Trip::advice))? {
+            Begun::Deferred(socket) => match trip {
+                Some(trip) => Ok(unsent(Unsent::Deferred(socket), trip, info)),
+                None => Err(ConnectError::bare(ConnectErrorKind::Socket).at(address)),
+            },
+            Begun::Handshake(socket, reason) => {
+                let first = register(socket).map_err(|error| error.at(address))?;
+                Ok(Started::Handshake(Handshaking { first, info, reason, trip }))
+            }
         }
     }
-    match begin(config, &address, trip.as_ref().map(Trip::advice))? {
-        Begun::Deferred(socket) => match trip {
-            Some(trip) => Ok(unsent(Unsent::Deferred(socket), trip, info)),
-            None => Err(ConnectError::bare(ConnectErrorKind::Socket).at(address)),
-        },
-        Begun::Handshake(socket, reason) => {
-            let first = register(socket).map_err(|error| error.at(address))?;
-            Ok(Started::Handshake(Handshaking { first, info, reason, trip }))
-        }
-    }
-}
 
-/// Waits for the end of a handshake, for its share of the time at most.
-async fn finish(
-    config: &Arc<Config>,
-    handshaking: Handshaking,
-    share: Option<Duration>,
-) -> Result<TfoStream, ConnectError> {
-    let Handshaking { first, info, reason, mut trip } = handshaking;
-    let address = info.remote_addr();
-    let handshake = handshake(config, first, address, &info, reason, trip.as_mut());
-    let result = match share {
-        None => handshake.await,
-        Some(share) => timeout(share, handshake)
-            .await
-            .unwrap_or_else(|_| Err(ConnectError::bare(ConnectErrorKind::TimedOut))),
-    };
-    let stream = result.map_err(|error| error.at(address))?;
-    Ok(TfoStream::open(stream, config.clone(), info))
+    /// The first address' attempt, and if need be the others', within the connect timeout.
+    async fn wait(
+        &self,
+        first: Result<Handshaking, ConnectError>,
+        addresses: &[SocketAddr],
+    ) -> Result<TfoStream, ConnectError> {
+        match self.config.connect_timeout {
+            None => self.race(first, addresses).await,
+            Some(whole) => timeout(whole, self.race(first, addresses)).await.unwrap_or_else(|_| {
+                let error = ConnectError::bare(ConnectErrorKind::TimedOut);
+                Err(addresses.first().map_or_else(unreachable_family, |first| error.at(*first)))
+            }),
+        }
+    }
+
+    /// Attempts in order, each begun when the one before has failed or has kept quiet for the happy
+    /// eyeballs delay (RFC 8305 section 5). The first connection wins; if there is none, the first error
+    /// is told. `first` is the attempt to the first address.
+    async fn race(
+        &self,
+        first: Result<Handshaking, ConnectError>,
+        addresses: &[SocketAddr],
+    ) -> Result<TfoStream, ConnectError> {
+        if addresses.len() == 1 {
+            return self.finish(first?, None).await;
+        }
+        let share = self.config.connect_timeout.map(|whole| whole / addresses.len().max(1) as u32);
+        let mut waiting = addresses.iter().skip(1);
+        let mut running = FuturesUnordered::new();
+        let (mut started, mut first_error) = (Some(first.map(Started::Handshake)), None);
+        loop {
+            match started.take().or_else(|| Some(self.start(*waiting.next()?))) {
+                // A deferred connect is there at once.
+                Some(Ok(Started::Unsent(stream))) => {
+                    let others: Vec<_> = waiting.copied().collect();
+                    return Ok(stream.with_others(&others));
+                }
+                Some(Ok(Started::Handshake(handshake))) => running.push(self.finish(handshake, share)),
+                Some(Err(error)) => {
+                    first_error.get_or_insert(error);
+                    continue;
+                }
+                None if running.is_empty() => return Err(first_error.unwrap_or_else(unreachable_family)),
+                None => {}
+            }
+            let delay = self.config.happy_eyeballs_timeout.filter(|_| waiting.len() > 0);
+            tokio::select! {
+                biased;
+                Some(result) = running.next() => match result {
+                    Ok(stream) => return Ok(stream),
+                    Err(error) => drop(first_error.get_or_insert(error)),
+                },
+                () = async { sleep(delay.unwrap_or_default()).await }, if delay.is_some() => {}
+            }
+        }
+    }
+
+    /// Waits for the end of a handshake, for its share of the time at most.
+    async fn finish(
+        &self,
+        handshaking: Handshaking,
+        share: Option<Duration>,
+    ) -> Result<TfoStream, ConnectError> {
+        let Handshaking { first, info, reason, mut trip } = handshaking;
+        let address = info.remote_addr();
+        let handshake = handshake(self.config, first, address, &info, reason, trip.as_mut());
+        let result = match share {
+            None => handshake.await,
+            Some(share) => timeout(share, handshake)
+                .await
+                .unwrap_or_else(|_| Err(ConnectError::bare(ConnectErrorKind::TimedOut))),
+        };
+        let stream = result.map_err(|error| error.at(address))?;
+        Ok(TfoStream::open(stream, self.config.clone(), info))
+    }
 }
 
 /// What came of `connect`.

@@ -14,12 +14,12 @@ use tokio::net::TcpStream;
 use super::alarm::Alarm;
 use super::delivery::{Action, Delivery, Event, Id, Stage};
 use super::evidence::{Handshake, Syn};
-use super::parking::Lot;
 use super::probe::Probe;
 use super::syn::{Sent, poll_established};
 use super::trip::Trip;
 use crate::config::{Config, begin_plain};
 use crate::error::{ConnectError, ConnectErrorKind};
+use crate::parking::Lot;
 use crate::path;
 
 /// A first flight under way, and all sockets that may become its connection.

@@ -6,7 +6,6 @@ mod calls;
 mod cork;
 mod delivery;
 pub(crate) mod evidence;
-mod parking;
 mod probe;
 pub(crate) mod syn;
 mod table;
@@ -37,7 +36,6 @@ use attempts::{Attempts, Delivered, Won};
 use cork::Cork;
 #[doc(hidden)]
 pub use cork::corked_flushes;
-pub(crate) use parking::{Lot, Parkable};
 use syn::Unsent;
 use table::{Event, Phase};
 pub(crate) use trip::Trip;
