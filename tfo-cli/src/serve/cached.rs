@@ -4,13 +4,13 @@
 //! on a network, and `preadv2(RWF_NOWAIT)` reads what is in the page cache. Whatever else a path leads to
 //! (a symbolic link for one) is left to those who may wait.
 
-use std::cell::RefCell;
-use std::fs::File;
-use std::io::{Cursor, IoSliceMut};
-use std::path::{Component, Path, PathBuf};
+use std::io::IoSliceMut;
+use std::os::fd::OwnedFd;
+use std::path::{Component, Path};
+use std::time::{Duration, SystemTime};
 
 use cap_std::fs::Dir;
-use rustix::fs::{Mode, OFlags, ResolveFlags, openat2};
+use rustix::fs::{FileType, Mode, OFlags, ResolveFlags, fstat, openat2};
 use rustix::io::{ReadWriteFlags, preadv2};
 
 use super::files::{INDEX, Metadata};
@@ -18,44 +18,26 @@ use super::files::{INDEX, Metadata};
 /// Larger files are read in parts.
 const SMALL: u64 = 64 * 1024;
 
-thread_local! {
-    /// What was looked at last. A request looks first, and then reads, without a pause between: it need not
-    /// open the file twice. Looking again takes its place, so it never is another request's.
-    static LOOKED_AT: RefCell<Option<(PathBuf, File, std::fs::Metadata)>> = const { RefCell::new(None) };
-}
-
 /// What is known of a file, or of a directory with an index.
 pub(super) fn metadata(root: &Dir, path: &Path) -> Option<Metadata> {
-    LOOKED_AT.take();
-    let file = open(root, path)?;
-    let metadata = file.metadata().ok()?;
-    if metadata.is_file() {
-        let told = Metadata::of(&metadata);
-        LOOKED_AT.replace(Some((path.to_owned(), file, metadata)));
-        return Some(told);
+    let (_, kind, metadata) = open(root, path)?;
+    match kind {
+        FileType::RegularFile => Some(metadata),
+        FileType::Directory => {
+            let (_, kind, index) = open(root, &path.join(INDEX))?;
+            (kind == FileType::RegularFile).then_some(Metadata { is_dir: true, ..index })
+        }
+        _ => None,
     }
-    let path = metadata.is_dir().then(|| path.join(INDEX))?;
-    let index = open(root, &path)?;
-    let metadata = index.metadata().ok().filter(std::fs::Metadata::is_file)?;
-    let told = Metadata { is_dir: true, ..Metadata::of(&metadata) };
-    LOOKED_AT.replace(Some((path, index, metadata)));
-    Some(told)
 }
 
 /// The whole of a small file.
-pub(super) fn content(root: &Dir, path: &Path) -> Option<(Cursor<Vec<u8>>, Metadata)> {
-    let (file, metadata) = match LOOKED_AT.take() {
-        Some((looked_at, file, metadata)) if looked_at == path => (file, metadata),
-        _ => {
-            let file = open(root, path)?;
-            let metadata = file.metadata().ok()?;
-            (file, metadata)
-        }
-    };
-    if !metadata.is_file() || metadata.len() > SMALL {
+pub(super) fn content(root: &Dir, path: &Path) -> Option<(Vec<u8>, Metadata)> {
+    let (file, kind, metadata) = open(root, path)?;
+    if kind != FileType::RegularFile || metadata.length > SMALL {
         return None;
     }
-    let mut content = vec![0; usize::try_from(metadata.len()).ok()?];
+    let mut content = vec![0; usize::try_from(metadata.length).ok()?];
     if !content.is_empty() {
         let read = preadv2(&file, &mut [IoSliceMut::new(&mut content)], 0, ReadWriteFlags::NOWAIT).ok()?;
         // Not all of it is in memory, or it has just become shorter.
@@ -63,11 +45,11 @@ pub(super) fn content(root: &Dir, path: &Path) -> Option<(Cursor<Vec<u8>>, Metad
             return None;
         }
     }
-    Some((Cursor::new(content), Metadata::of(&metadata)))
+    Some((content, metadata))
 }
 
 /// Opens what is beneath the root by just these names, none of them a link or hidden.
-fn open(root: &Dir, path: &Path) -> Option<File> {
+fn open(root: &Dir, path: &Path) -> Option<(OwnedFd, FileType, Metadata)> {
     let plain = |part| match part {
         Component::Normal(name) => !name.as_encoded_bytes().starts_with(b"."),
         Component::CurDir => true,
@@ -79,7 +61,14 @@ fn open(root: &Dir, path: &Path) -> Option<File> {
     let path = if path.as_os_str().is_empty() { Path::new(".") } else { path };
     let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK | OFlags::NOCTTY;
     let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::CACHED;
-    openat2(root, path, flags, Mode::empty(), resolve).ok().map(File::from)
+    let file = openat2(root, path, flags, Mode::empty(), resolve).ok()?;
+    // Not through std, whose `statx` does the same for more.
+    let known = fstat(&file).ok()?;
+    let kind = FileType::from_raw_mode(known.st_mode);
+    let since = Duration::new(u64::try_from(known.st_mtime).ok()?, u32::try_from(known.st_mtime_nsec).ok()?);
+    let modified = SystemTime::UNIX_EPOCH.checked_add(since);
+    let length = u64::try_from(known.st_size).ok()?;
+    Some((file, kind, Metadata::new(kind == FileType::Directory, modified, length)))
 }
 
 #[cfg(test)]
@@ -103,7 +92,7 @@ mod tests {
         fs::write(at("large"), vec![0; 65_537]).unwrap();
         symlink("index.html", at("link")).unwrap();
         let root = Dir::open_ambient_dir(directory.path(), ambient_authority()).unwrap();
-        let found = |name: &str| content(&root, Path::new(name)).map(|(content, _)| content.into_inner());
+        let found = |name: &str| content(&root, Path::new(name)).map(|(content, _)| content);
         assert_eq!(found("index.html").unwrap(), b"index");
         // As `ServeDir` writes it.
         assert_eq!(found("./index.html").unwrap(), b"index");
@@ -111,12 +100,6 @@ mod tests {
         for name in ["", ".hidden", "large", "link", "dir", "nothing", "../x", "/etc/passwd"] {
             assert!(found(name).is_none(), "{name}");
         }
-        // What has taken its place is found, whatever was looked at before.
-        assert!(metadata(&root, Path::new("index.html")).is_some());
-        fs::rename(at("index.html"), at("old")).unwrap();
-        fs::write(at("index.html"), "new").unwrap();
-        assert!(metadata(&root, Path::new("index.html")).is_some());
-        assert_eq!(found("index.html").unwrap(), b"new");
         let is_dir = |name: &str| metadata(&root, Path::new(name)).map(|metadata| metadata.is_dir);
         assert_eq!(["", "dir", "index.html", "large"].map(is_dir), [true, true, false, false].map(Some));
         assert_eq!(["empty", "link", ".hidden", "nothing"].map(is_dir), [None; 4]);

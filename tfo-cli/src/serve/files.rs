@@ -12,7 +12,7 @@ use std::path::{Component, Path, PathBuf};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 use cap_fs_ext::{DirExt as _, FollowSymlinks, OpenOptionsFollowExt as _, OpenOptionsSyncExt as _};
@@ -22,7 +22,6 @@ use http::header::{CONTENT_TYPE, ETAG, IF_RANGE, LAST_MODIFIED, RANGE};
 use http::{HeaderMap, HeaderValue, Request, Response, StatusCode};
 use http_body_util::{Either, Empty, Full};
 use percent_encoding::percent_decode_str;
-use tfo_http_server::server::RequestBody;
 use tokio::io::{AsyncRead, AsyncSeek, ReadBuf};
 use tokio::task::spawn_blocking;
 use tower_http::services::ServeDir;
@@ -30,14 +29,20 @@ use tower_http::services::fs::{DefaultServeDirFallback, ServeFileSystemResponseB
 use tower_service::Service as _;
 
 #[cfg(target_os = "linux")]
-use super::cached;
+use super::{cached, direct};
 use crate::failure::{Code, Failure};
 
 pub(super) const INDEX: &str = "index.html";
+/// HTTP has dates from 1970 until here; `ServeDir` panics at others.
+pub(super) const YEAR_10000: Duration = Duration::from_secs(253_402_300_800);
 
 /// The files beneath one directory.
-#[derive(Clone, Debug)]
-pub(super) struct Files(ServeDir<DefaultServeDirFallback, Beneath>);
+#[derive(Debug)]
+pub(super) struct Files {
+    #[cfg(target_os = "linux")]
+    root: Arc<Dir>,
+    serve_dir: ServeDir<DefaultServeDirFallback, Beneath>,
+}
 
 impl Files {
     pub(super) fn open(root: &Path) -> Result<Self, Failure> {
@@ -48,44 +53,88 @@ impl Files {
         let root = Dir::open_ambient_dir(root, ambient_authority()).map_err(|error| {
             Failure::because(Code::General, format_args!("cannot open the directory {name} (--root)"), &error)
         })?;
+        let root = Arc::new(root);
         // Whoever asks for several ranges at once gets everything, as RFC 9110 14.2 allows.
-        let files = ServeDir::with_backend("", Beneath(Arc::new(root))).ignore_multi_range_requests(true);
-        Ok(Self(files))
+        let serve_dir =
+            ServeDir::with_backend("", Beneath(Arc::clone(&root))).ignore_multi_range_requests(true);
+        Ok(Self {
+            #[cfg(target_os = "linux")]
+            root,
+            serve_dir,
+        })
     }
 
-    pub(super) async fn answer(self, request: Request<RequestBody>) -> Result<Response<Body>, Infallible> {
-        if may_be_asked_for(request.uri().path()) {
-            let response = self.found(request).await?;
-            if response.status() != StatusCode::NOT_FOUND {
-                return Ok(response.map(Body::Left));
+    pub(super) fn answer<B>(&self, request: Request<B>) -> Answer {
+        if !may_be_asked_for(request.uri().path()) {
+            return Answer::Now(Some(not_found()));
+        }
+        #[cfg(target_os = "linux")]
+        if let Some(response) = direct::answer(&self.root, &request) {
+            return Answer::Now(Some(response.map(Body::Right)));
+        }
+        Answer::Later(Box::pin(self.ask_serve_dir(request.map(|_| Empty::new()))))
+    }
+
+    pub(super) fn ask_serve_dir(
+        &self,
+        request: Request<Empty<Bytes>>,
+    ) -> impl Future<Output = Result<Response<Body>, Infallible>> + Send + use<> {
+        let found = found(self.serve_dir.clone(), request);
+        async move {
+            let response = found.await?;
+            match response.status() {
+                StatusCode::NOT_FOUND => Ok(not_found()),
+                _ => Ok(response.map(Body::Left)),
             }
         }
-        // The same for what is not there and what is not shown.
-        let mut response = Response::new(Body::Right(Full::from("not found\n")));
-        *response.status_mut() = StatusCode::NOT_FOUND;
-        response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
-        Ok(response)
     }
+}
 
-    /// RFC 9110 13.1.5: a range is of use only to whom has the rest of this very file. `ServeDir` does
-    /// not know `If-Range`, so the answer, which tells of the file that was opened, is held against it.
-    async fn found(
-        mut self,
-        request: Request<RequestBody>,
-    ) -> Result<Response<ServeFileSystemResponseBody>, Infallible> {
-        let mut request = request.map(drop).map(|()| Empty::<Bytes>::new());
-        let Some(condition) = request.headers_mut().remove(IF_RANGE) else {
-            return self.0.call(request).await;
-        };
-        let response = self.0.call(request.clone()).await?;
-        let ranged =
-            [StatusCode::PARTIAL_CONTENT, StatusCode::RANGE_NOT_SATISFIABLE].contains(&response.status());
-        if !ranged || unchanged(&condition, response.headers()) {
-            return Ok(response);
+/// An answer that is there already, or one that somebody has to be waited for.
+pub(super) enum Answer {
+    Now(Option<Response<Body>>),
+    Later(Pin<Box<dyn Future<Output = Result<Response<Body>, Infallible>> + Send>>),
+}
+
+impl Future for Answer {
+    type Output = Result<Response<Body>, Infallible>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        match self.get_mut() {
+            // Not polled again when it was ready.
+            Self::Now(response) => {
+                response.take().map_or(Poll::Pending, |response| Poll::Ready(Ok(response)))
+            }
+            Self::Later(answer) => answer.as_mut().poll(cx),
         }
-        request.headers_mut().remove(RANGE);
-        self.0.call(request).await
     }
+}
+
+/// The same for what is not there and what is not shown.
+fn not_found() -> Response<Body> {
+    let mut response = Response::new(Body::Right(Full::from("not found\n")));
+    *response.status_mut() = StatusCode::NOT_FOUND;
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
+    response
+}
+
+/// RFC 9110 13.1.5: a range is of use only to whom has the rest of this very file. `ServeDir` does
+/// not know `If-Range`, so the answer, which tells of the file that was opened, is held against it.
+async fn found(
+    mut files: ServeDir<DefaultServeDirFallback, Beneath>,
+    mut request: Request<Empty<Bytes>>,
+) -> Result<Response<ServeFileSystemResponseBody>, Infallible> {
+    let Some(condition) = request.headers_mut().remove(IF_RANGE) else {
+        return files.call(request).await;
+    };
+    let response = files.call(request.clone()).await?;
+    let ranged =
+        [StatusCode::PARTIAL_CONTENT, StatusCode::RANGE_NOT_SATISFIABLE].contains(&response.status());
+    if !ranged || unchanged(&condition, response.headers()) {
+        return Ok(response);
+    }
+    request.headers_mut().remove(RANGE);
+    files.call(request).await
 }
 
 /// Whether an `If-Range` names just this file: its entity tag, a strong one, or its time. A tag is told
@@ -95,11 +144,11 @@ fn unchanged(condition: &HeaderValue, headers: &HeaderMap) -> bool {
     strong && [ETAG, LAST_MODIFIED].iter().any(|name| headers.get(name) == Some(condition))
 }
 
-type Body = Either<ServeFileSystemResponseBody, Full<Bytes>>;
+pub(super) type Body = Either<ServeFileSystemResponseBody, Full<Bytes>>;
 
 /// Whether a path of a URL can name a file that is served: plain segments, none of them empty or
 /// beginning with a dot.
-fn may_be_asked_for(path: &str) -> bool {
+pub(super) fn may_be_asked_for(path: &str) -> bool {
     let Some(path) = path.strip_prefix('/') else { return false };
     let mut segments = path.split('/').peekable();
     while let Some(segment) = segments.next() {
@@ -129,7 +178,8 @@ impl tower_http::services::fs::Backend for Beneath {
     fn open(&self, path: PathBuf) -> Opening<File> {
         #[cfg(target_os = "linux")]
         if let Some((content, metadata)) = cached::content(&self.0, &path) {
-            return Box::pin(std::future::ready(Ok(File { file: Content::Memory(content), metadata })));
+            let file = Content::Memory(io::Cursor::new(content));
+            return Box::pin(std::future::ready(Ok(File { file, metadata })));
         }
         self.blocking(move |root| {
             let file = open(root, &path)?.into_std();
@@ -227,13 +277,21 @@ enum Content {
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Metadata {
     pub(super) is_dir: bool,
+    /// If HTTP has a date for it.
     pub(super) modified: Option<SystemTime>,
     pub(super) length: u64,
 }
 
 impl Metadata {
-    pub(super) fn of(metadata: &std::fs::Metadata) -> Self {
-        Self { is_dir: metadata.is_dir(), modified: metadata.modified().ok(), length: metadata.len() }
+    fn of(metadata: &std::fs::Metadata) -> Self {
+        Self::new(metadata.is_dir(), metadata.modified().ok(), metadata.len())
+    }
+
+    pub(super) fn new(is_dir: bool, modified: Option<SystemTime>, length: u64) -> Self {
+        let has_date = |time: &SystemTime| {
+            time.duration_since(SystemTime::UNIX_EPOCH).is_ok_and(|since| since < YEAR_10000)
+        };
+        Self { is_dir, modified: modified.filter(has_date), length }
     }
 }
 

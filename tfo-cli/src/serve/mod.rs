@@ -4,6 +4,8 @@ mod access_log;
 mod admin;
 #[cfg(target_os = "linux")]
 mod cached;
+#[cfg(target_os = "linux")]
+mod direct;
 mod files;
 mod keys;
 mod restart;
@@ -12,6 +14,7 @@ mod signals;
 use std::error::Error;
 use std::io::{self, Write as _};
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::sync::Arc;
 
 use hyper::service::service_fn;
 use tfo_http_server::server::{Limits, Server, ServerError};
@@ -78,10 +81,8 @@ async fn serve(args: &ServeArgs, files: Files) -> Result<(), Failure> {
     announce(args, &server);
     tokio::spawn(keys.run());
     tokio::spawn(hang_ups);
-    let service = service_fn(move |request| {
-        let files = files.clone();
-        async move { files.answer(request).await }
-    });
+    let files = Arc::new(files);
+    let service = service_fn(move |request| files.answer(request));
     server.shutdown_on(signals.first()).serve(service).await.map(drop).map_err(failed)
 }
 

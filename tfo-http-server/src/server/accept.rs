@@ -13,7 +13,7 @@ use tokio::io::{AsyncRead as _, AsyncWrite as _, ReadBuf};
 use tokio::runtime::{Handle, RuntimeFlavor};
 use tokio::select;
 use tokio::sync::mpsc;
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, Sleep, sleep, timeout};
 
 use super::connection::{Connection, HttpService};
 use super::control::{Context, Place, Stage, reached};
@@ -36,6 +36,9 @@ const DRAIN_AT_MOST: usize = 4096;
 /// When nothing comes for so long the queue is empty: the reactor has had its turn.
 const QUIET: Duration = Duration::from_millis(5);
 
+/// Shorter than what clients are usually given.
+const PACE: Duration = Duration::from_secs(5);
+
 /// Accepts until the end begins, then what waits in the queue.
 pub(super) async fn accept<S: HttpService>(
     listener: TfoListener,
@@ -51,7 +54,7 @@ pub(super) async fn accept<S: HttpService>(
         }
         false => Source::Reactor(listener),
     };
-    let mut acceptor = Acceptor { source, context, service, alive };
+    let mut acceptor = Acceptor { source, context, service, alive, pace: Pace::default() };
     let mut watch = acceptor.context.control.watch();
     select! {
         // The end first: no connection keeps it off.
@@ -67,6 +70,27 @@ struct Acceptor<S> {
     context: Arc<Context>,
     service: S,
     alive: mpsc::Sender<()>,
+    pace: Pace,
+}
+
+/// A timer that is due before those of connections. Whenever one is set that is due before all others, tokio
+/// wakes its reactor, though the thread that sets it be the reactor's own: a write, and a turn in vain, for
+/// each connection that is alone and is kept alive. Nobody waits for this one.
+#[derive(Default)]
+struct Pace(Option<Pin<Box<Sleep>>>);
+
+impl Pace {
+    fn keep(&mut self) {
+        match &mut self.0 {
+            Some(sleep) if sleep.is_elapsed() => sleep.as_mut().reset(Instant::now() + PACE),
+            Some(_) => {}
+            none => {
+                let sleep = none.insert(Box::pin(sleep(PACE)));
+                // It is set when it is polled.
+                let _ = sleep.as_mut().poll(&mut task::Context::from_waker(Waker::noop()));
+            }
+        }
+    }
 }
 
 /// Where connections come from.
@@ -144,6 +168,9 @@ impl<S: HttpService> Acceptor<S> {
         let mut connection =
             Box::pin(Connection::new(stream, Arc::clone(&self.context), self.service.clone()));
         if let Source::Inline(inline) = &self.source {
+            if self.context.keep_alive {
+                self.pace.keep();
+            }
             // Whoever is woken meanwhile is polled again below.
             let mut cx = task::Context::from_waker(Waker::noop());
             let polled = catch_unwind(AssertUnwindSafe(|| connection.as_mut().poll(&mut cx)));
