@@ -1,6 +1,6 @@
 //! What TCP Fast Open costs and what it saves: measured, told, and kept from growing.
 //!
-//! * `cargo run --release -p benches --bin report`: measures, and writes `results.json` and a page.
+//! * `cargo run --profile dist -p benches --bin report`: measures, and writes `results.json` and a page.
 //! * `cargo run --release -p benches --bin gate`: instructions per operation against committed numbers.
 
 pub mod claims;

@@ -46,6 +46,12 @@ pub fn rustc() -> String {
     said("rustc", &["--version"]).unwrap_or_else(|| "unknown".to_owned())
 }
 
+/// The profile that this program was built with, by the name of the directory that it is in.
+pub fn profile() -> Option<String> {
+    let this = std::env::current_exe().ok()?;
+    Some(this.parent()?.file_name()?.to_string_lossy().into_owned())
+}
+
 fn revision() -> String {
     let here = env!("CARGO_MANIFEST_DIR");
     let Some(commit) = said("git", &["-C", here, "rev-parse", "--short=10", "HEAD"]) else {

@@ -66,7 +66,7 @@ pub(crate) fn our_command() -> Result<PathBuf, String> {
     let command = env::current_exe().map(|this| this.with_file_name("tfo")).unwrap_or_default();
     match command.is_file() {
         true => Ok(command),
-        false => Err("the command is not there: cargo build --release -p tfo-cli".to_owned()),
+        false => Err("the command is not there: cargo build --profile dist -p tfo-cli".to_owned()),
     }
 }
 

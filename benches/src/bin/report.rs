@@ -1,10 +1,10 @@
 //! Measures, and writes `results.json` and a page that shows it.
 //!
 //! ```text
-//! cargo build --release -p tfo-cli                          # `tfo serve` is measured too
-//! cargo run --release -p benches --bin report -- --quick    # under two minutes
-//! cargo run --release -p benches --bin report -- --full     # everything
-//! cargo run --release -p benches --bin report -- --from docs/results/FILE.json --markdown docs/results.md
+//! cargo build --profile dist -p tfo-cli                         # `tfo serve` is measured too
+//! cargo run --profile dist -p benches --bin report -- --quick   # under two minutes
+//! cargo run --profile dist -p benches --bin report -- --full    # everything
+//! cargo run --profile dist -p benches --bin report -- --from docs/results/FILE.json --markdown docs/results.md
 //! ```
 
 use std::error::Error;
@@ -144,6 +144,7 @@ fn measure(args: &Report) -> Results {
         date,
         command: std::iter::once("report".to_owned())
             .chain(std::env::args().skip(1))
+            .chain(machine::profile().map(|profile| format!("(profile {profile})")))
             .collect::<Vec<_>>()
             .join(" "),
         seconds: begun.elapsed().as_secs_f64().round(),
