@@ -398,8 +398,8 @@ impl Attempts {
         let Some(winner) = self.attempt(winner).filter(|winner| winner.address == address) else { return };
         let rtt = winner.handshake().rtt().unwrap_or_default();
         match first {
-            // The other's packets have come and gone meanwhile.
-            FirstAttempt::Silent if self.trip.unanswered_for(now) > Some(2 * rtt) => {
+            // The other's packets have come and gone meanwhile; not all of them need be as fast as its first.
+            FirstAttempt::Silent if self.trip.unanswered_for(now) > Some(rtt * 3 / 2) => {
                 self.tell(path::Event::Silent, now);
             }
             FirstAttempt::Silent => {}
