@@ -71,8 +71,8 @@ pub(crate) enum Syn {
     Plain(Reason),
     /// It asked for a cookie, because of that.
     AskedForCookie(Reason),
-    /// It had a cookie and no data, because of that.
-    DataLess(Reason),
+    /// It had a cookie and no data, because of that; and what to say if it turns out that there was none.
+    DataLess { why: Reason, no_cookie: Reason },
     /// It had a cookie and data.
     WithData {
         /// Why nothing is saved even if the server takes it.
@@ -141,10 +141,10 @@ fn judge(facts: &mut Facts, handshake: &Handshake, syn: Syn) {
         _ if retransmitted => (SynOutcome::SynRetransmitted, Some(Reason::Retransmitted)),
         Syn::AskedForCookie(reason) => (SynOutcome::CookieRequested, Some(reason)),
         // Sending nothing says nothing of the cookie.
-        Syn::DataLess(_) if handshake.fail == Some(ClientFail::CookieUnavailable) => {
-            (SynOutcome::CookieRequested, Some(Reason::CookieVanished))
+        Syn::DataLess { no_cookie, .. } if handshake.fail == Some(ClientFail::CookieUnavailable) => {
+            (SynOutcome::CookieRequested, Some(no_cookie))
         }
-        Syn::DataLess(reason) => (SynOutcome::DataLess, Some(reason)),
+        Syn::DataLess { why, .. } => (SynOutcome::DataLess, Some(why)),
         Syn::WithData { void } if handshake.is_taken() => (SynOutcome::SynDataAcked, void),
         Syn::WithData { .. } => (SynOutcome::SynDataNotAcked, Some(Reason::NotAcked)),
     };
@@ -202,6 +202,7 @@ mod tests {
         let large = Some(Reason::TooLarge);
         let stop = Reason::NotReplaySafe(tfo_core::first_flight::Stop::UnsafeMethod);
         let asked = Syn::AskedForCookie(Reason::NoCookie);
+        let data_less = Syn::DataLess { why: stop, no_cookie: Reason::CookieVanished };
         for (options, fail, syn, expected) in [
             (0x27, 0, data(None), (O::SynDataAcked, None)),
             (0x27, 0, data(large), (O::SynDataAcked, Some(Reason::TooLarge))),
@@ -210,8 +211,8 @@ mod tests {
             (0x07, 3, data(None), (O::SynRetransmitted, Some(Reason::Retransmitted))),
             (0x07, 1, asked, (O::CookieRequested, Some(Reason::NoCookie))),
             (0x07, 3, asked, (O::SynRetransmitted, Some(Reason::Retransmitted))),
-            (0x07, 0, Syn::DataLess(stop), (O::DataLess, Some(stop))),
-            (0x07, 1, Syn::DataLess(stop), (O::CookieRequested, Some(Reason::CookieVanished))),
+            (0x07, 0, data_less, (O::DataLess, Some(stop))),
+            (0x07, 1, data_less, (O::CookieRequested, Some(Reason::CookieVanished))),
             (0x07, 0, Syn::Plain(Reason::Off), (O::Plain, Some(Reason::Off))),
         ] {
             assert_eq!(outcome(handshake(options, fail), syn), expected, "{options:#x} {fail} {syn:?}");
@@ -224,7 +225,7 @@ mod tests {
         let repeated = Handshake::from(&TcpInfo::from_bytes(&repeated));
         let answer = (O::SynRetransmitted, Some(Reason::Retransmitted));
         assert_eq!(outcome(repeated, asked), answer);
-        assert_eq!(outcome(repeated, Syn::DataLess(stop)), answer);
+        assert_eq!(outcome(repeated, data_less), answer);
         assert_eq!(outcome(repeated, Syn::Plain(Reason::Off)), (O::Plain, Some(Reason::Off)));
         // No evidence, no claim.
         assert_eq!(outcome(Handshake::default(), data(None)), (O::SynDataNotAcked, Some(Reason::NotAcked)));

@@ -74,7 +74,7 @@ impl TfoStream {
         Plan {
             first: match syn {
                 Syn::WithData { .. } => Cargo::Data,
-                Syn::AskedForCookie(_) | Syn::DataLess(_) => Cargo::Option,
+                Syn::AskedForCookie(_) | Syn::DataLess { .. } => Cargo::Option,
                 Syn::Plain(_) => Cargo::Nothing,
             },
             repeatable: clearance.repeatable,
@@ -128,6 +128,10 @@ impl Unsent {
             Advice::Avoid => return Sent::plain(config, address, Reason::Avoided),
         };
         let early = if why_not.is_none() { clearance.early } else { 0 };
+        let no_cookie = match self {
+            Self::Deferred(_) => Reason::CookieVanished,
+            Self::Fresh(_) => Reason::NoCookie,
+        };
         let (bytes, syn) = match (self.send_syn(address, &flight[..early]), why_not) {
             (Ok(SynSend::Data(bytes)), None) => {
                 let too_large = (bytes < early).then_some(Reason::TooLarge);
@@ -135,8 +139,8 @@ impl Unsent {
                 (bytes, Syn::WithData { void: too_large.or(clearance.stop).or(held) })
             }
             // The kernel has begun an ordinary handshake instead, and taken nothing.
-            (Ok(_), None) => (0, Syn::AskedForCookie(Reason::CookieVanished)),
-            (Ok(_), Some(reason)) => (0, Syn::DataLess(reason)),
+            (Ok(_), None) => (0, Syn::AskedForCookie(no_cookie)),
+            (Ok(_), Some(why)) => (0, Syn::DataLess { why, no_cookie }),
             (Err(error), _) => {
                 let reason = if error.is_unsupported() { Reason::Unsupported } else { Reason::Error };
                 return Sent::plain(config, address, reason);
