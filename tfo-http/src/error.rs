@@ -40,9 +40,6 @@ pub enum ConnectErrorKind {
     /// The handshake was not complete within the connect timeout; or nothing comes through behind it,
     /// and the request must not be sent again.
     TimedOut,
-    /// Nothing was written: the SYN goes out with the first write, and none came in time. A protocol
-    /// in which the server speaks first needs [`SynData::Never`](crate::SynData::Never).
-    NothingWritten,
 }
 
 impl ConnectError {
@@ -95,8 +92,7 @@ impl ConnectError {
 
     /// Whether it took too long.
     pub fn is_timeout(&self) -> bool {
-        matches!(self.kind, ConnectErrorKind::TimedOut | ConnectErrorKind::NothingWritten)
-            || self.io_kind() == io::ErrorKind::TimedOut
+        self.kind == ConnectErrorKind::TimedOut || self.io_kind() == io::ErrorKind::TimedOut
     }
 
     /// The error number that the system gave, where it gave one.
@@ -111,7 +107,7 @@ impl ConnectError {
     /// The kind of the `io::Error` behind it.
     pub fn io_kind(&self) -> io::ErrorKind {
         match self.kind {
-            ConnectErrorKind::TimedOut | ConnectErrorKind::NothingWritten => io::ErrorKind::TimedOut,
+            ConnectErrorKind::TimedOut => io::ErrorKind::TimedOut,
             ConnectErrorKind::InvalidUri => io::ErrorKind::InvalidInput,
             _ => self.io_error().map_or(io::ErrorKind::Other, io::Error::kind),
         }
@@ -126,10 +122,6 @@ impl fmt::Display for ConnectError {
             ConnectErrorKind::Socket => "no socket could be set up",
             ConnectErrorKind::Connect => "tcp connect error",
             ConnectErrorKind::TimedOut => "tcp connect timed out",
-            ConnectErrorKind::NothingWritten => {
-                "nothing was written in time: the SYN goes out with the first write \
-                 (for a protocol in which the server speaks first, use SynData::Never)"
-            }
         })?;
         match self.address {
             Some(address) => write!(f, " for {address}"),
@@ -176,9 +168,7 @@ impl Failure {
     /// `None` if it was not the handshake that failed.
     pub(crate) fn connect_error(self, address: SocketAddr) -> Option<ConnectError> {
         let error = match self.kind? {
-            kind @ (ConnectErrorKind::TimedOut | ConnectErrorKind::NothingWritten) => {
-                ConnectError::bare(kind)
-            }
+            kind @ ConnectErrorKind::TimedOut => ConnectError::bare(kind),
             kind => ConnectError::new(kind, self.source()),
         };
         let error = error.at(address);

@@ -270,6 +270,9 @@ pub enum Reason {
     NotReplaySafe(Stop),
     /// The caller's rule keeps it out of the SYN ([`SynData::rule`](crate::SynData::rule)).
     ByRule,
+    /// Somebody has read for a second, and nobody has written: the handshake was made without data, so that
+    /// the server may speak.
+    NothingWritten,
     /// The data was acked, but it was not replay-safe: the server may have waited for the end of the
     /// handshake before it acted on it. Over HTTP/1, an answer that came before that removes the
     /// doubt.
@@ -306,6 +309,7 @@ impl Reason {
             Self::CookieVanished => "cookie_vanished",
             Self::NotReplaySafe(_) => "not_replay_safe",
             Self::ByRule => "by_rule",
+            Self::NothingWritten => "nothing_written",
             Self::Held => "held",
             Self::TooLarge => "too_large",
             Self::NotAcked => "not_acked",
@@ -330,6 +334,7 @@ impl fmt::Display for Reason {
             Self::CookieVanished => "the cookie vanished from the kernel's cache",
             Self::NotReplaySafe(stop) => return write!(f, "not safe to deliver twice: {stop}"),
             Self::ByRule => "the caller's rule keeps it out of the SYN",
+            Self::NothingWritten => "nothing was written for a second, and somebody reads",
             Self::Held => "not replay-safe: the server may have held it until the handshake was complete",
             Self::TooLarge => "the first flight is larger than a SYN",
             Self::NotAcked => "the server did not take the data in the SYN",

@@ -147,7 +147,8 @@ impl fmt::Debug for Rule {
 pub enum Ride {
     /// It waits for the handshake.
     No,
-    /// It may ride, and is not sent again: as [`SynData::DangerEverything`], for this request.
+    /// It may ride, and is not sent again by the connection: as [`SynData::DangerEverything`], for this
+    /// request. A [`Client`](crate::Client) that repeats what it may (safe methods) repeats it all the same.
     Once,
     /// It may ride, and if the SYN is refused or not answered, be sent again on another connection.
     Repeatable,

@@ -155,31 +155,6 @@ lab_tests! {
         }
     }
 
-    fn a_server_that_speaks_first_is_an_error_that_says_so() {
-        let lab = lab();
-        let (client, server) = (lab.host("client"), lab.host("server"));
-        let addr = server.addr(80);
-        let _greeting = TcpServer::start(&server, addr, |mut stream: TcpStream| async move {
-            let _ = stream.write_all(b"220 server").await;
-            let _ = stream.read(&mut [0]).await;
-        });
-        run(&client, Runtime::CurrentThread, async move {
-            fetch_cookie(addr).await;
-            let mut stream = dial(&within(Duration::from_millis(200)), addr).await;
-            let begun = Instant::now();
-            let error = timeout(Duration::from_secs(5), stream.read(&mut [0; 10])).await.unwrap().unwrap_err();
-            assert!(begun.elapsed() >= Duration::from_millis(200));
-            assert!(is_connect_error(&error));
-            assert_eq!(connect_error(&error).unwrap().kind(), ConnectErrorKind::NothingWritten);
-            assert!(error.to_string().contains("SynData::Never"), "{error}");
-            // It is told again.
-            let error = stream.write(GET).await.unwrap_err();
-            assert_eq!(connect_error(&error).unwrap().kind(), ConnectErrorKind::NothingWritten);
-            assert_eq!(stream.conn_info().outcome(), SynOutcome::Failed);
-        });
-        assert_eq!(flows(&lab, 80).len(), 1, "the second visit sends nothing\n{}", lab.tap().ladder());
-    }
-
     fn large_first_writes_arrive() {
         let lab = lab();
         let (client, server) = (lab.host("client"), lab.host("server"));

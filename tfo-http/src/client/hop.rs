@@ -157,7 +157,6 @@ fn may_repeat(error: &legacy::Error, replay_safe: bool) -> bool {
 
 fn may_connect_again(error: &ConnectError, replay_safe: bool) -> bool {
     let again = match error.kind() {
-        ConnectErrorKind::NothingWritten => true,
         ConnectErrorKind::Connect => is_lost(error.io_kind()),
         _ => false,
     };
@@ -311,7 +310,6 @@ mod tests {
         assert!(!may_connect_again(&reset().maybe_executed_too(), false));
         assert!(may_connect_again(&reset().maybe_executed_too(), true));
         assert!(!may_connect_again(&lost(io::ErrorKind::ConnectionRefused), true), "an answer");
-        assert!(may_connect_again(&ConnectError::bare(ConnectErrorKind::NothingWritten), false));
         assert!(!may_connect_again(&ConnectError::bare(ConnectErrorKind::TimedOut), true));
     }
 }

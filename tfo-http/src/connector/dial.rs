@@ -140,14 +140,20 @@ impl Dialling<'_> {
         let mut waiting = addresses.iter().skip(1);
         let mut running = FuturesUnordered::new();
         let (mut started, mut first_error) = (Some(first.map(Started::Handshake)), None);
+        // Whose handshakes are under way, in order.
+        let mut begun = Vec::new();
         loop {
             match started.take().or_else(|| Some(self.start(*waiting.next()?))) {
-                // A deferred connect is there at once.
+                // A deferred connect is there at once. Should it come to nothing, those that are given up for
+                // it are tried again.
                 Some(Ok(Started::Unsent(stream))) => {
-                    let others: Vec<_> = waiting.copied().collect();
-                    return Ok(stream.with_others(&others));
+                    begun.extend(waiting);
+                    return Ok(stream.with_others(&begun));
                 }
-                Some(Ok(Started::Handshake(handshake))) => running.push(self.finish(handshake, share)),
+                Some(Ok(Started::Handshake(handshake))) => {
+                    begun.push(handshake.info.remote_addr());
+                    running.push(self.finish(handshake, share));
+                }
                 Some(Err(error)) => {
                     first_error.get_or_insert(error);
                     continue;
@@ -160,7 +166,10 @@ impl Dialling<'_> {
                 biased;
                 Some(result) = running.next() => match result {
                     Ok(stream) => return Ok(stream),
-                    Err(error) => drop(first_error.get_or_insert(error)),
+                    Err(error) => {
+                        begun.retain(|address| Some(*address) != error.address());
+                        first_error.get_or_insert(error);
+                    }
                 },
                 () = async { sleep(delay.unwrap_or_default()).await }, if delay.is_some() => {}
             }

@@ -61,8 +61,8 @@ pub use warm::Warm;
 /// * `hyper_util`'s `HttpInfo` is missing where a connect was deferred, because its socket has no peer
 ///   yet: [`ConnInfo`](crate::ConnInfo) has the addresses.
 /// * `SO_REUSEADDR` is set before the socket is bound, so that it counts for that.
-/// * The stream sends nothing before the first write. For protocols in which the server speaks
-///   first use [`SynData::Never`].
+/// * On later visits the stream sends nothing before the first write, or before somebody has read for a
+///   second: a protocol in which the server speaks first loses that second, but for [`SynData::Never`].
 /// * It needs the time driver of tokio's runtime (`enable_all`, which is `#[tokio::main]`'s way): its
 ///   connections have deadlines.
 ///

@@ -241,7 +241,8 @@ impl PathMemory {
     /// somebody else.
     pub fn ask_again(&self, ticket: &mut Ticket, now: Instant) -> Advice {
         // It has reserved nothing, and nothing has happened that could have changed the answer.
-        if ticket.proven && ticket.stirred == self.shared.stirred.load(Relaxed) {
+        let young = now.saturating_duration_since(ticket.asked) < controller::LEASE;
+        if ticket.proven && !ticket.canary && young && ticket.stirred == self.shared.stirred.load(Relaxed) {
             return ticket.advice;
         }
         let mut inner = self.lock();
@@ -351,6 +352,7 @@ impl Shared {
             network,
             serial,
             stirred: self.stirred.load(Relaxed),
+            asked: now,
             advice: Advice::Avoid,
             proven: false,
             doubtful: false,

@@ -1,4 +1,4 @@
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::Advice;
 use super::key::{NetworkId, Path};
@@ -12,6 +12,7 @@ pub struct Ticket {
     pub(super) network: Option<NetworkId>,
     pub(super) serial: u64,
     pub(super) stirred: u64,
+    pub(super) asked: Instant,
     pub(super) advice: Advice,
     pub(super) proven: bool,
     pub(super) doubtful: bool,

@@ -53,6 +53,8 @@ struct Attempt {
     /// How much of the flight it has.
     sent: usize,
     progress: Progress,
+    /// It was established, and has ended before anybody looked; to be told.
+    ended: Option<io::Error>,
 }
 
 #[derive(Clone, Copy)]
@@ -120,7 +122,7 @@ impl Attempts {
             flight,
             syn: sent.syn,
             stillborn: stream.is_none(),
-            first: Attempt { address, stream, sent: sent.bytes, progress: Progress::Connecting },
+            first: Attempt { address, stream, sent: sent.bytes, progress: Progress::Connecting, ended: None },
             more: Vec::new(),
             others: others.into_iter(),
             first_error,
@@ -267,12 +269,10 @@ impl Attempts {
                 return;
             }
         };
-        if matches!(self.syn, Syn::Plain(_)) {
-            if let Some(rtt) = rtt {
-                self.trip.measured(rtt, now);
-            }
-        } else {
-            self.trip.tell_with(heard, rtt, now);
+        match (self.syn, rtt) {
+            (Syn::Plain(_), Some(rtt)) => self.trip.measured(rtt, now),
+            (Syn::Plain(_), None) => {}
+            _ => self.trip.tell_with(heard, rtt, now),
         }
     }
 
@@ -329,7 +329,7 @@ impl Attempts {
                 (None, Some(Event::Failed { id: self.more.len() + 1 }))
             }
         };
-        self.more.push(Attempt { address, stream, sent: 0, progress: Progress::Connecting });
+        self.more.push(Attempt { address, stream, sent: 0, progress: Progress::Connecting, ended: None });
         event
     }
 
@@ -469,6 +469,10 @@ impl Attempt {
         cx: &mut Context<'_>,
     ) -> io::Result<Option<Event>> {
         let Some(stream) = &mut self.stream else { return Ok(None) };
+        if let Some(error) = self.ended.take() {
+            self.stream = None;
+            return Err(error);
+        }
         let polled = match self.progress {
             Progress::Connecting => poll_established(stream, cx).map_ok(Some),
             Progress::Idle(_) => return Ok(None),
@@ -478,6 +482,17 @@ impl Attempt {
             Poll::Pending => Ok(None),
             Poll::Ready(Ok(Some(handshake))) => Ok(Some(self.established(id, handshake))),
             Poll::Ready(Ok(None)) => Ok(Some(Event::Answered { id })),
+            // A SYN is refused with ECONNREFUSED. What is reset had been established, and had the flight.
+            Poll::Ready(Err(error))
+                if error.kind() == io::ErrorKind::ConnectionReset
+                    && self.sent > 0
+                    && matches!(self.progress, Progress::Connecting) =>
+            {
+                let tcp_info = TcpInfo::read(stream);
+                self.ended = Some(error);
+                let handshake = tcp_info.as_ref().map(Handshake::from).unwrap_or_default();
+                Ok(Some(self.established(id, handshake)))
+            }
             Poll::Ready(Err(error)) => {
                 self.stream = None;
                 Err(error)

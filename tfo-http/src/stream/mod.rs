@@ -26,7 +26,7 @@ use tokio::io::AsyncWrite as _;
 use tokio::net::TcpStream;
 
 use crate::config::Config;
-use crate::error::{ConnectError, ConnectErrorKind, Failure};
+use crate::error::Failure;
 use crate::info::ConnInfo;
 use crate::metrics::Tally;
 use crate::path;
@@ -44,14 +44,16 @@ use wakers::{Side, Wakers};
 /// The most bytes that a first flight holds: then it is sent without a flush.
 const FIRST_FLIGHT_CAP: usize = 16 * 1024;
 
-/// How long a read may wait for the first write where no connect timeout was set.
-const FIRST_WRITE_PATIENCE: Duration = Duration::from_secs(30);
+/// How long a read waits for the first write. Then the handshake is made without it: the server may be to
+/// speak first, or the connection is made ahead of its request.
+const FIRST_WRITE_PATIENCE: Duration = Duration::from_secs(1);
 
 /// A connection of a [`TfoConnector`](crate::TfoConnector).
 ///
 /// If its connect was deferred, nothing has been sent yet: the bytes written up to the first flush
 /// (or a read after a write) are the *first flight*, which goes out in the SYN if a server may safely
-/// see it twice, and behind a handshake without data if not. From there on it is a TCP stream.
+/// see it twice, and behind a handshake without data if not. From there on it is a TCP stream. Where nothing
+/// is written, a reader waits for a second, then the handshake is made without data.
 ///
 /// Errors of the handshake come from reads, writes and flushes, as an `io::Error` that holds a
 /// [`ConnectError`]. Reads and writes are cancel safe, as tokio's are: what was not taken is not
@@ -190,7 +192,7 @@ impl TfoStream {
         }
     }
 
-    /// Ready when nothing was written in time.
+    /// Ready when nothing was written in time, and the handshake has begun without it.
     fn poll_first_write(&mut self, cx: &Context<'_>, side: Side) -> Poll<()> {
         self.wakers.wait(side, cx.waker());
         // A connection that a pool keeps for later may wait for its request; no server speaks first there.
@@ -202,7 +204,7 @@ impl TfoStream {
             Patience::Until { look, end } => (look, end),
             Patience::Unasked => {
                 let now = Instant::now();
-                let end = now + self.config.connect_timeout.unwrap_or(FIRST_WRITE_PATIENCE);
+                let end = now + FIRST_WRITE_PATIENCE;
                 (end.min(now + early.trip.due()), end)
             }
         };
@@ -216,7 +218,7 @@ impl TfoStream {
         if !self.alarm.poll_at(end, cx) {
             return Poll::Pending;
         }
-        self.fail(Phase::Idle, ConnectError::bare(ConnectErrorKind::NothingWritten), side);
+        self.release();
         Poll::Ready(())
     }
 
@@ -269,13 +271,15 @@ impl TfoStream {
         let syn = attempts.syn;
         self.alarm.end();
         match delivered {
-            Delivered::Lost(error) => self.fail(Phase::Delivering, error, side),
+            Delivered::Lost(error) => {
+                self.info.update(|facts| facts.fail(&error));
+                self.settle();
+                self.fail(Phase::Delivering, Failure::of(&error), side);
+            }
             Delivered::Broken(error, handshake) => {
                 evidence::note(&handshake, &self.info, syn);
                 self.settle();
-                let broken = Failure::of_stream(&error);
-                self.go(Phase::Delivering, Event::Fail, State::Closed(Some(broken)));
-                self.wakers.wake_other(side);
+                self.fail(Phase::Delivering, Failure::of_stream(&error), side);
             }
             Delivered::Won(won) => {
                 evidence::note_winner(&won, &self.info, syn);
@@ -306,9 +310,9 @@ impl TfoStream {
                 Pin::new(&mut *stream).poll_write(&mut Context::from_waker(&waker), &flight[*sent..]);
             match ready!(written) {
                 Ok(count) => *sent += count,
+                // The handshake was over, so it is no connect error; the server may have begun.
                 Err(error) => {
-                    let error = ConnectError::new(ConnectErrorKind::Connect, error);
-                    self.fail(Phase::Draining, error, side);
+                    self.fail(Phase::Draining, Failure::of_stream(&error), side);
                     return Poll::Ready(());
                 }
             }
@@ -319,14 +323,8 @@ impl TfoStream {
         Poll::Ready(())
     }
 
-    fn fail(&mut self, from: Phase, error: ConnectError, side: Side) {
-        self.alarm.end();
-        // What failed after the handshake says nothing about the SYN.
-        if from != Phase::Draining {
-            self.info.update(|facts| facts.fail(&error));
-            self.settle();
-        }
-        self.go(from, Event::Fail, State::Closed(Some(Failure::of(&error))));
+    fn fail(&mut self, from: Phase, failure: Failure, side: Side) {
+        self.go(from, Event::Fail, State::Closed(Some(failure)));
         self.wakers.wake_other(side);
     }
 

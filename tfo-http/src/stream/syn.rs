@@ -14,11 +14,11 @@ use tokio::net::TcpStream;
 use super::attempts::Attempts;
 use super::delivery::{Cargo, Delivery, Plan, Probe};
 use super::evidence::{Handshake, Syn};
-use super::table::{Event, Phase};
+use super::table::Event;
 use super::trip::Trip;
 use super::{Early, State, TfoStream, cork, probe};
 use crate::config::{Config, begin_plain, register};
-use crate::error::{ConnectError, ConnectErrorKind};
+use crate::error::ConnectError;
 use crate::info::Reason;
 use crate::path::Advice;
 use crate::policy::Clearance;
@@ -43,17 +43,18 @@ pub(super) struct Sent {
 impl TfoStream {
     /// Sends the SYN, with as much of the first flight as may ride.
     pub(super) fn release(&mut self) {
-        let State::Corked(early) = self.take() else { return };
+        let from = self.state.phase();
+        let (State::Idle(early) | State::Corked(early)) = self.take() else { return };
         let Early { unsent, others, mut trip, flight, .. } = *early;
         let (address, now) = (self.info.remote_addr(), Instant::now());
-        let unsent = if trip.is_stale(now) { unsent.renewed(&self.config, &address) } else { Ok(unsent) };
+        let unsent = if trip.is_stale(now) { unsent.renewed(&self.config, &address) } else { unsent };
         let advice = trip.ask_again(now);
         let clearance = self.config.syn_data.judge(&flight);
-        let sent = match unsent {
-            Ok(unsent) => unsent.send(&self.config, &address, &flight, &clearance, advice),
-            Err(error) => Sent { stream: Err(error), bytes: 0, syn: Syn::Plain(Reason::Error) },
-        };
-        trip.sent(now);
+        let sent = unsent.send(&self.config, &address, &flight, &clearance, advice);
+        // Of a plain SYN nothing is learnt.
+        if !matches!(sent.syn, Syn::Plain(_)) {
+            trip.sent(now);
+        }
         self.info.update(|facts| {
             facts.first_flight_bytes = Some(flight.len());
             facts.syn_data_bytes = sent.bytes;
@@ -65,7 +66,7 @@ impl TfoStream {
         let lot = self.config.lot.clone();
         let flight = (flight, clearance.early);
         let attempts = Attempts::new(sent, address, flight, delivery, others, trip, lot);
-        self.go(Phase::Corked, Event::Release, State::Delivering(Box::new(attempts)));
+        self.go(from, Event::Release, State::Delivering(Box::new(attempts)));
     }
 
     fn plan(&self, syn: Syn, clearance: &Clearance, others: usize, trip: &Trip) -> Plan {
@@ -98,17 +99,14 @@ impl TfoStream {
 }
 
 impl Unsent {
-    /// One whose connect was deferred long ago in a new place: route and local address were chosen then.
-    fn renewed(self, config: &Config, address: &SocketAddr) -> Result<Self, ConnectError> {
-        let Self::Deferred(socket) = self else { return Ok(self) };
-        let fresh = config.open(address)?;
-        // Where the option is refused by now, so is what the old one would send.
-        if config.want_fastopen(address, &fresh).is_err() {
-            return Ok(Self::Deferred(socket));
+    /// In place of one whose connect was deferred long ago: route and local address were chosen then. If there
+    /// is no other, it will do.
+    fn renewed(self, config: &Config, address: &SocketAddr) -> Self {
+        let Self::Deferred(_) = self else { return self };
+        match config.open(address) {
+            Ok(fresh) if config.go_without_cookie(address, &fresh).is_ok() => Self::Fresh(fresh),
+            _ => self,
         }
-        let begun = tfo_core::connect(&fresh, address).map_err(tfo_core::Error::into_io_error);
-        begun.map_err(|error| ConnectError::new(ConnectErrorKind::Connect, error))?;
-        Ok(Self::Deferred(fresh))
     }
 
     /// Sends the SYN as the path memory advises. Whatever the kernel has against it, a plain one can still
@@ -123,9 +121,10 @@ impl Unsent {
     ) -> Sent {
         let why_not = match advice {
             Advice::Ride if clearance.early > 0 => None,
+            Advice::Ride if flight.is_empty() => Some(Reason::NothingWritten),
             Advice::Ride => Some(clearance.stop.unwrap_or(Reason::NotReplaySafe(Stop::UnknownProtocol))),
             Advice::AskCookie => Some(Reason::Resting),
-            Advice::Avoid => return Sent::plain(config, address, Reason::Avoided),
+            Advice::Avoid => return self.give_way(config, address, Reason::Avoided),
         };
         let early = if why_not.is_none() { clearance.early } else { 0 };
         let no_cookie = match self {
@@ -143,11 +142,23 @@ impl Unsent {
             (Ok(_), Some(why)) => (0, Syn::DataLess { why, no_cookie }),
             (Err(error), _) => {
                 let reason = if error.is_unsupported() { Reason::Unsupported } else { Reason::Error };
-                return Sent::plain(config, address, reason);
+                return self.give_way(config, address, reason);
             }
         };
         let (Self::Deferred(socket) | Self::Fresh(socket)) = self;
         Sent { stream: register(socket), bytes, syn }
+    }
+
+    /// To a plain SYN. On the same socket, if it will do: there may be no other.
+    fn give_way(self, config: &Config, address: &SocketAddr, reason: Reason) -> Sent {
+        let stream = match self {
+            Self::Fresh(socket) if tfo_core::connect(&socket, address).is_ok() => register(socket),
+            unsent => {
+                drop(unsent);
+                begin_plain(config, address)
+            }
+        };
+        Sent { stream, bytes: 0, syn: Syn::Plain(reason) }
     }
 
     /// Without data, it goes all the same.
@@ -164,12 +175,6 @@ impl Unsent {
                 Err(error) => Err(error),
             },
         }
-    }
-}
-
-impl Sent {
-    fn plain(config: &Config, address: &SocketAddr, reason: Reason) -> Self {
-        Self { stream: begin_plain(config, address), bytes: 0, syn: Syn::Plain(reason) }
     }
 }
 

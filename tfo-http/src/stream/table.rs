@@ -16,7 +16,7 @@ pub(super) enum Phase {
 pub(super) enum Event {
     /// The application wrote bytes.
     Write,
-    /// The first flight is complete: its SYN goes out, with data or without.
+    /// The first flight is complete, or waited for in vain: its SYN goes out, with data or without.
     Release,
     /// One attempt is the connection, and has all of the first flight.
     Won,
@@ -39,11 +39,12 @@ pub(super) const fn next(phase: Phase, event: Event) -> Option<Phase> {
     use {Event as E, Phase as P};
     Some(match (phase, event) {
         (P::Idle | P::Corked, E::Write) => P::Corked,
-        (P::Corked, E::Release) => P::Delivering,
+        // Of Idle: nobody has written, and somebody reads.
+        (P::Idle | P::Corked, E::Release) => P::Delivering,
         (P::Delivering, E::Won) => P::Open,
         (P::Delivering, E::WonWithRest) => P::Draining,
         (P::Draining, E::Drained) => P::Open,
-        (P::Idle | P::Corked | P::Delivering | P::Draining, E::Fail) => P::Closed,
+        (P::Delivering | P::Draining, E::Fail) => P::Closed,
         // Nothing was sent, so nothing is: elsewhere a shutdown waits for Open, where it is the
         // socket's business.
         (P::Idle, E::Shutdown) => P::Closed,
