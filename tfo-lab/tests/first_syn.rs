@@ -23,7 +23,8 @@ use support::tcp::{GET, TcpServer, dial, fetch_cookie, known, phase, uri};
 use tfo_http::{Client, Reason, SynData, SynOutcome, TfoConnector, is_connect_error};
 use tfo_lab::{Host, Lab, Packet, Verdict, lab_tests};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, split};
-use tokio::net::TcpStream;
+use tokio::net::{TcpSocket, TcpStream};
+use tokio::sync::oneshot;
 use tokio::time::{sleep, timeout};
 use tower_service::Service;
 
@@ -245,25 +246,38 @@ impl Seen {
         })
     }
 
-    /// The same with a small receive buffer, after some kilobytes.
-    fn slowly_resetting(&self, host: &Host, addr: SocketAddr) -> TcpServer {
+    /// The same after some kilobytes, with a receive buffer that does not take more. It ends with what it gives.
+    fn slowly_resetting(&self, host: &Host, addr: SocketAddr) -> oneshot::Sender<()> {
         let seen = self.clone();
-        TcpServer::start(host, addr, move |mut stream: TcpStream| {
-            let seen = seen.clone();
-            async move {
-                let _ = SockRef::from(&stream).set_recv_buffer_size(4096);
-                let (mut all, mut part) = (0, [0; 1000]);
-                while all < 3000
-                    && let Ok(count @ 1..) = stream.read(&mut part).await
-                {
-                    all += count;
-                }
-                if all > 0 {
-                    *seen.0.lock().unwrap() += 1;
-                    let _ = SockRef::from(&stream).set_linger(Some(Duration::ZERO));
-                }
-            }
-        })
+        let ((stop, stopped), (listens, wait)) = (oneshot::channel::<()>(), std::sync::mpsc::channel());
+        host.spawn(move || {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+            runtime.block_on(async {
+                let socket = TcpSocket::new_v4().unwrap();
+                socket.set_recv_buffer_size(4096).unwrap();
+                socket.bind(addr).unwrap();
+                let listener = socket.listen(100).unwrap();
+                tfo_core::sockopt::set_fastopen(&listener, 100).unwrap();
+                listens.send(()).unwrap();
+                let serve = async {
+                    while let Ok((mut stream, _)) = listener.accept().await {
+                        let (mut all, mut part) = (0, [0; 1000]);
+                        while all < 3000
+                            && let Ok(count @ 1..) = stream.read(&mut part).await
+                        {
+                            all += count;
+                        }
+                        if all > 0 {
+                            *seen.0.lock().unwrap() += 1;
+                            let _ = SockRef::from(&stream).set_linger(Some(Duration::ZERO));
+                        }
+                    }
+                };
+                tokio::select! { () = serve => {}, _ = stopped => {} }
+            });
+        });
+        wait.recv().unwrap();
+        stop
     }
 }
 
