@@ -172,3 +172,65 @@ fn clones_share_and_threads_may_ask() {
     });
     assert_eq!(rides, 2);
 }
+
+/// A ticket that is asked again for gets the answer that a new one would get, whatever happened meanwhile.
+#[test]
+fn who_asks_again_is_told_what_a_stranger_is_told() {
+    type Change = fn(&PathMemory, &Path, Instant);
+    let silences: Change = |memory, path, now| {
+        for _ in 0..4 {
+            let mut ticket = memory.ask(path, now);
+            memory.report(&mut ticket, Event::Silent, now);
+        }
+    };
+    let not_acked: Change = |memory, path, now| {
+        for _ in 0..3 {
+            let mut ticket = memory.ask(path, now);
+            memory.report(&mut ticket, Event::NotAcked, now);
+        }
+    };
+    let changes: [(Change, u64); 6] = [
+        (|_, _, _| {}, 0),
+        (|_, _, _| {}, 2 * 3600),
+        (silences, 0),
+        (not_acked, 0),
+        (|memory, path, now| memory.forget_path(path, now), 0),
+        (|memory, _, _| memory.set_network(Some(NetworkId::new(7))), 0),
+    ];
+    for (number, (change, seconds)) in changes.into_iter().enumerate() {
+        let (memory, path) = (PathMemory::new(), Path::new("192.0.2.1:80".parse().unwrap()));
+        let now = Instant::now();
+        let mut ticket = memory.ask(&path, now);
+        memory.report(&mut ticket, Event::Acked, now);
+        let mut held = memory.ask(&path, now);
+        assert!(held.is_proven());
+        change(&memory, &path, now);
+        let later = now + Duration::from_secs(seconds);
+        let stranger = memory.ask(&path, later);
+        let told = memory.ask_again(&mut held, later);
+        assert_eq!((told, held.is_proven()), (stranger.advice(), stranger.is_proven()), "change {number}");
+    }
+}
+
+/// The network's canary keeps its place as long as it asks.
+#[test]
+fn a_canary_that_asks_again_is_still_the_only_one() {
+    let (memory, now) = (PathMemory::new(), Instant::now());
+    let paths: Vec<_> = (1..=5).map(|net| Path::new(format!("10.0.{net}.1:80").parse().unwrap())).collect();
+    for path in &paths {
+        let mut ticket = memory.ask(path, now);
+        memory.report(&mut ticket, Event::Acked, now);
+    }
+    for path in &paths[..3] {
+        for _ in 0..4 {
+            let mut ticket = memory.ask(path, now);
+            memory.report(&mut ticket, Event::Silent, now);
+        }
+    }
+    let at = |seconds| now + Duration::from_secs(seconds);
+    assert_eq!(memory.ask(&paths[3], now).advice(), Advice::Avoid, "the network is paused");
+    let mut canary = memory.ask(&paths[3], at(61));
+    assert_eq!((canary.advice(), memory.ask(&paths[4], at(61)).advice()), (Advice::Ride, Advice::Avoid));
+    assert_eq!(memory.ask_again(&mut canary, at(70)), Advice::Ride);
+    assert_eq!(memory.ask(&paths[4], at(72)).advice(), Advice::Avoid, "its place was renewed");
+}
