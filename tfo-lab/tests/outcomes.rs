@@ -69,7 +69,8 @@ lab_tests! {
             let found = clients.iter().any(|client| client.split(' ').next() == Some(&outcome));
             assert!(found, "no situation ends as {outcome}");
         }
-        for reason in reasons {
+        // Where nothing is written there is no request to make a line of: `first_syn.rs` has it.
+        for reason in reasons.into_iter().filter(|reason| *reason != "nothing_written") {
             assert!(clients.iter().any(|client| client.ends_with(&format!("({reason})"))), "no situation for {reason}");
         }
         let server = include_str!("../../tfo-http-server/src/outcome.rs");
