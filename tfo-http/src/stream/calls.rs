@@ -130,7 +130,7 @@ impl AsyncWrite for TfoStream {
 /// For `hyper_util`, which asks once, and flushes what it writes: from then on a reader is not woken for a
 /// write, and waits for the first one for as long as it takes.
 ///
-/// hyper takes it along: [`ConnInfo`], and `HttpInfo` where the handshake was an ordinary one (it
+/// hyper takes it along: [`ConnInfo`](crate::ConnInfo), and `HttpInfo` where the handshake was an ordinary one (it
 /// needs addresses that a deferred connection does not have yet).
 impl Connection for TfoStream {
     fn connected(&self) -> Connected {

@@ -56,7 +56,7 @@ const FIRST_WRITE_PATIENCE: Duration = Duration::from_secs(1);
 /// is written, a reader waits for a second, then the handshake is made without data.
 ///
 /// Errors of the handshake come from reads, writes and flushes, as an `io::Error` that holds a
-/// [`ConnectError`]. Reads and writes are cancel safe, as tokio's are: what was not taken is not
+/// [`ConnectError`](crate::ConnectError). Reads and writes are cancel safe, as tokio's are: what was not taken is not
 /// lost. Reader and writer may be two tasks.
 pub struct TfoStream {
     state: State,
