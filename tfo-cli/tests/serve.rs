@@ -279,6 +279,34 @@ fn nothing_outside_and_nothing_hidden_is_served() {
 }
 
 #[test]
+fn a_pipe_is_not_opened_so_its_writer_goes_on_waiting() {
+    let site = site();
+    let root = site.path().join("root");
+    let pipe = root.join("pipe");
+    fs::create_dir(root.join("piped")).unwrap();
+    fs::hard_link(&pipe, root.join("piped/index.html")).unwrap();
+    let serve = Serve::start(&root, ANY);
+    let writer = {
+        let pipe = pipe.clone();
+        std::thread::spawn(move || fs::File::options().write(true).open(pipe)?.write_all(b"for its reader"))
+    };
+    for _ in 0..20 {
+        for (path, condition) in [("/pipe", ""), ("/pipe", "If-None-Match: x\r\n"), ("/piped/", "")] {
+            for method in ["GET", "HEAD"] {
+                let head = format!("{method} {path} HTTP/1.1\r\nHost: h\r\nConnection: close\r\n");
+                let answer = serve.exchange(&format!("{head}{condition}\r\n"));
+                assert!(answer.starts_with("HTTP/1.1 404 "), "{answer}");
+                assert!(!writer.is_finished(), "{method} {path} {condition}");
+            }
+        }
+        // By then it waits for a reader.
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    assert_eq!(fs::read(pipe).unwrap(), b"for its reader");
+    writer.join().unwrap().unwrap();
+}
+
+#[test]
 fn it_listens_on_ipv4_ipv6_and_both() {
     let site = site();
     for (listen, connect) in [

@@ -73,7 +73,7 @@ mod tests {
     use std::convert::Infallible;
     use std::fs;
     use std::future::Future;
-    use std::os::unix::fs::symlink;
+    use std::os::unix::fs::{PermissionsExt as _, symlink};
     use std::time::Duration;
 
     use http_body_util::{BodyExt as _, Empty};
@@ -150,6 +150,9 @@ mod tests {
         for (name, length) in [("most", 65_536), ("less", 65_535), ("more", 65_537)] {
             fs::write(at(name), (0..length).map(|at| at as u8).collect::<Vec<_>>()).unwrap();
         }
+        // Not to root.
+        fs::write(at("unreadable"), "secret").unwrap();
+        fs::set_permissions(at("unreadable"), fs::Permissions::from_mode(0)).unwrap();
         symlink("a.js", at("link")).unwrap();
         symlink("dir", at("linked")).unwrap();
         symlink("../a.js", at("empty/index.html")).unwrap();
@@ -200,6 +203,9 @@ mod tests {
                     assert_eq!(at_once, now, "{method} {path}");
                 }
             }
+            let (get, head) =
+                (asked(&files, "GET", "/unreadable").await, asked(&files, "HEAD", "/unreadable").await);
+            assert_eq!(get.1, head.1);
             for method in ["POST", "PUT", "get", "OPTIONS"] {
                 let (at_once, head, _) = asked(&files, method, "/").await;
                 assert!(!at_once && head.starts_with("405 "), "{method}: {head}");
