@@ -13,6 +13,7 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
+use support::http2::Http2;
 use support::{PATIENCE, TFO, tfo};
 
 /// A running `tfo serve`.
@@ -304,6 +305,38 @@ fn a_pipe_is_not_opened_so_its_writer_goes_on_waiting() {
     }
     assert_eq!(fs::read(pipe).unwrap(), b"for its reader");
     writer.join().unwrap().unwrap();
+}
+
+#[test]
+fn a_body_is_as_long_as_it_was_announced_or_fails() {
+    const LENGTH: u64 = 300_000;
+    let site = site();
+    let root = site.path().join("root");
+    let range = [("range", "bytes=100000-299999")];
+    for (length, headers, part) in [
+        (LENGTH + 100_000, &[][..], 300_000),
+        (LENGTH + 100_000, &range, 200_000),
+        (LENGTH, &[], 300_000),
+        (250_000, &[], 0),
+        (250_000, &range, 0),
+        (0, &[], 0),
+    ] {
+        let file = fs::File::create(root.join("file")).unwrap();
+        file.set_len(LENGTH).unwrap();
+        let serve = Serve::start(&root, ANY);
+        let mut client = Http2::connect(serve.address, 0);
+        let id = client.get("/file", headers);
+        client.until(|answer| answer.head);
+        file.set_len(length).unwrap();
+        client.open(id, 1_000_000);
+        client.until(|answer| answer.ended || answer.reset);
+        let answer = &client.answers[&id];
+        if part == 0 {
+            assert!(answer.reset && !answer.ended, "{length} {headers:?}: {answer:?}");
+        } else {
+            assert!(answer.ended && answer.bytes == part, "{length} {headers:?}: {answer:?}");
+        }
+    }
 }
 
 #[test]

@@ -11,7 +11,7 @@ use std::io;
 use std::path::{Component, Path, PathBuf};
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
@@ -179,12 +179,12 @@ impl tower_http::services::fs::Backend for Beneath {
         #[cfg(target_os = "linux")]
         if let Some((content, metadata)) = cached::content(&self.0, &path) {
             let file = Content::Memory(io::Cursor::new(content));
-            return Box::pin(std::future::ready(Ok(File { file, metadata })));
+            return Box::pin(std::future::ready(Ok(File { file, metadata, position: 0 })));
         }
         self.blocking(move |root| {
             let file = open(root, &path)?.into_std();
             let metadata = Metadata::of(&file.metadata()?);
-            Ok(File { file: Content::Disk(tokio::fs::File::from_std(file)), metadata })
+            Ok(File { file: Content::Disk(tokio::fs::File::from_std(file)), metadata, position: 0 })
         })
     }
 
@@ -260,11 +260,12 @@ fn hidden(error: io::Error) -> io::Error {
     if ours { error } else { io::ErrorKind::NotFound.into() }
 }
 
-/// An open file.
+/// An open file, as long as it was when it was opened: that length is announced.
 #[derive(Debug)]
 struct File {
     file: Content,
     metadata: Metadata,
+    position: u64,
 }
 
 #[derive(Debug)]
@@ -320,14 +321,31 @@ impl tower_http::services::fs::File for File {
 
 impl AsyncRead for File {
     fn poll_read(
-        mut self: Pin<&mut Self>,
+        self: Pin<&mut Self>,
         cx: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        match &mut self.file {
-            Content::Memory(content) => Pin::new(content).poll_read(cx, buffer),
-            Content::Disk(file) => Pin::new(file).poll_read(cx, buffer),
+        let this = self.get_mut();
+        let left = this.metadata.length.saturating_sub(this.position);
+        let (before, room) = (buffer.filled().len(), buffer.remaining());
+        // The end is known: nobody has to look for it.
+        if left == 0 || room == 0 {
+            return Poll::Ready(Ok(()));
         }
+        match &mut this.file {
+            Content::Memory(content) => ready!(Pin::new(content).poll_read(cx, buffer))?,
+            Content::Disk(file) => ready!(Pin::new(file).poll_read(cx, buffer))?,
+        }
+        let read = buffer.filled().len() - before;
+        if read == 0 {
+            // It has become shorter. The end of a body would say that this is all of it.
+            return Poll::Ready(Err(io::ErrorKind::UnexpectedEof.into()));
+        }
+        // What it has grown by was not announced.
+        let read = usize::try_from(left).map_or(read, |left| read.min(left));
+        buffer.set_filled(before + read);
+        this.position += read as u64;
+        Poll::Ready(Ok(()))
     }
 }
 
@@ -339,11 +357,13 @@ impl AsyncSeek for File {
         }
     }
 
-    fn poll_complete(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<u64>> {
-        match &mut self.file {
-            Content::Memory(content) => Pin::new(content).poll_complete(cx),
-            Content::Disk(file) => Pin::new(file).poll_complete(cx),
-        }
+    fn poll_complete(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<u64>> {
+        let this = self.get_mut();
+        this.position = match &mut this.file {
+            Content::Memory(content) => ready!(Pin::new(content).poll_complete(cx))?,
+            Content::Disk(file) => ready!(Pin::new(file).poll_complete(cx))?,
+        };
+        Poll::Ready(Ok(this.position))
     }
 }
 
