@@ -339,6 +339,40 @@ fn a_body_is_as_long_as_it_was_announced_or_fails() {
     }
 }
 
+/// What a process has in memory, KiB.
+#[cfg(target_os = "linux")]
+fn resident(process: &Child) -> u64 {
+    let status = fs::read_to_string(format!("/proc/{}/status", process.id())).unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
+    line.trim().trim_end_matches(" kB").parse().unwrap()
+}
+
+#[test]
+#[cfg(target_os = "linux")]
+fn answers_that_nobody_takes_have_little_in_memory() {
+    let site = site();
+    let root = site.path().join("root");
+    for (length, window) in [(16_384, 0), (65_536, 0), (65_536, 1), (1_000_000, 1)] {
+        fs::write(root.join("file"), vec![b'x'; length]).unwrap();
+        let serve = Serve::start(&root, ANY);
+        let before = resident(&serve.process);
+        let clients: Vec<_> = (0..4)
+            .map(|_| {
+                let mut client = Http2::connect(serve.address, window);
+                for _ in 0..128 {
+                    client.get("/file", &[]);
+                }
+                client.until(|answer| answer.head && answer.bytes == window as usize);
+                client
+            })
+            .collect();
+        let more = resident(&serve.process) - before;
+        // A connection may have 3 MiB of the file; what streams and threads need comes to that.
+        assert!(more < 24_000, "{length} bytes, window {window}: {more} KiB");
+        drop(clients);
+    }
+}
+
 #[test]
 fn it_listens_on_ipv4_ipv6_and_both() {
     let site = site();

@@ -17,9 +17,6 @@ use rustix::path::DecInt;
 
 use super::files::{INDEX, Metadata};
 
-/// Larger files are read in parts.
-const SMALL: u64 = 64 * 1024;
-
 /// This process's descriptors, by their numbers: the way from a place to what is there. `None` without `/proc`.
 static DESCRIPTORS: LazyLock<Option<OwnedFd>> = LazyLock::new(|| {
     let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
@@ -40,14 +37,15 @@ pub(super) fn metadata(root: &Dir, path: &Path) -> Option<Metadata> {
     }
 }
 
-/// The whole of a small file.
-pub(super) fn content(root: &Dir, path: &Path) -> Option<(Vec<u8>, Metadata)> {
+/// The whole of a small file, of `most` bytes at most.
+pub(super) fn content(root: &Dir, path: &Path, most: usize) -> Option<(Vec<u8>, Metadata)> {
     let (place, kind, metadata) = find(root, path)?;
-    if kind != FileType::RegularFile || metadata.length > SMALL {
+    let length = usize::try_from(metadata.length).ok().filter(|length| *length <= most)?;
+    if kind != FileType::RegularFile {
         return None;
     }
     let file = open(&place)?;
-    let mut content = vec![0; usize::try_from(metadata.length).ok()?];
+    let mut content = vec![0; length];
     if !content.is_empty() {
         let read = preadv2(&file, &mut [IoSliceMut::new(&mut content)], 0, ReadWriteFlags::NOWAIT).ok()?;
         // Not all of it is in memory, or it has just become shorter.
@@ -112,7 +110,7 @@ mod tests {
         symlink("index.html", at("link")).unwrap();
         fs::create_dir_all(at("deep/index.html")).unwrap();
         let root = Dir::open_ambient_dir(directory.path(), ambient_authority()).unwrap();
-        let found = |name: &str| content(&root, Path::new(name)).map(|(content, _)| content);
+        let found = |name: &str| content(&root, Path::new(name), 65_536).map(|(content, _)| content);
         assert_eq!(found("index.html").unwrap(), b"index");
         // As `ServeDir` writes it.
         assert_eq!(found("./index.html").unwrap(), b"index");

@@ -19,7 +19,7 @@ use httpdate::HttpDate;
 use percent_encoding::percent_decode_str;
 
 use super::cached;
-use super::files::INDEX;
+use super::files::{INDEX, held};
 
 /// Who sends one of these may want something else than the whole file.
 const CONDITIONS: [HeaderName; 6] =
@@ -40,7 +40,7 @@ pub(super) fn answer<B>(root: &Dir, request: &Request<B>) -> Option<Response<Ful
     }
     let path = Path::new(path);
     let (content, metadata) = match *request.method() {
-        Method::GET => cached::content(root, path)?,
+        Method::GET => cached::content(root, path, held(request.version()).whole)?,
         Method::HEAD => (Vec::new(), cached::metadata(root, path).filter(|metadata| !metadata.is_dir)?),
         _ => return None,
     };
@@ -76,6 +76,7 @@ mod tests {
     use std::os::unix::fs::{PermissionsExt as _, symlink};
     use std::time::Duration;
 
+    use http::Version;
     use http_body_util::{BodyExt as _, Empty};
 
     use super::super::files::{Answer, Body, Files, YEAR_10000, may_be_asked_for};
@@ -202,6 +203,14 @@ mod tests {
                     assert!(head.starts_with(&status.to_string()), "{method} {path}: {head}");
                     assert_eq!(at_once, now, "{method} {path}");
                 }
+            }
+            // A client of HTTP/2 has many answers at a time.
+            fs::write(at("part"), [0; 16_384]).unwrap();
+            fs::write(at("parts"), [0; 16_385]).unwrap();
+            for (path, now) in [("/part", true), ("/parts", false), ("/most", false)] {
+                let mut request = request("GET", path);
+                *request.version_mut() = Version::HTTP_2;
+                assert_eq!(matches!(files.answer(request), Answer::Now(_)), now, "{path}");
             }
             let (get, head) =
                 (asked(&files, "GET", "/unreadable").await, asked(&files, "HEAD", "/unreadable").await);
