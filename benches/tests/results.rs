@@ -5,8 +5,9 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use benches::claims::claims;
 use benches::markdown;
-use benches::result::{Results, SCHEMA};
+use benches::result::{Entry, Results, SCHEMA, Set};
 use benches::stats::Figure;
 use serde_json::Value;
 
@@ -59,6 +60,27 @@ fn another_figure_makes_another_page() {
     });
     measured.unwrap().median *= 2.0;
     assert_ne!(markdown::page(&results, file.file_name().unwrap().to_str().unwrap()), page);
+}
+
+#[test]
+fn nothing_failed_is_no_verdict_where_nothing_was_tried() {
+    let mut results = read(&shown().0);
+    let mut verdict = |requests: [f64; 2], rode: f64, failed: f64| {
+        results.entries.clear();
+        let counts = [("requests", requests), ("in the SYN", [0.0, rode]), ("failed", [0.0, failed])];
+        for (what, counts) in counts {
+            for (who, count) in ["plain", "TFO"].into_iter().zip(counts) {
+                let count = Figure::of(&[count], f64::INFINITY);
+                results.entries.push(Entry::new(Set::Restart, what, who, "requests", count));
+            }
+        }
+        claims(&results)[0].verdict()
+    };
+    assert_eq!(verdict([9.0, 9.0], 8.0, 0.0), "yes");
+    assert_eq!(verdict([9.0, 9.0], 8.0, 1.0), "no");
+    for (requests, rode) in [([0.0, 9.0], 8.0), ([9.0, 0.0], 0.0), ([9.0, 9.0], 0.0)] {
+        assert_eq!(verdict(requests, rode, 0.0), "not measured", "{requests:?} {rode}");
+    }
 }
 
 #[test]

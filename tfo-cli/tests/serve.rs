@@ -13,6 +13,7 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
+use support::http2::Http2;
 use support::{PATIENCE, TFO, tfo};
 
 /// A running `tfo serve`.
@@ -275,6 +276,100 @@ fn nothing_outside_and_nothing_hidden_is_served() {
     ] {
         let head = serve.exchange(&format!("HEAD {path} HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n"));
         assert!(head.starts_with("HTTP/1.1 404 "), "{path}: {head}");
+    }
+}
+
+#[test]
+fn a_pipe_is_not_opened_so_its_writer_goes_on_waiting() {
+    let site = site();
+    let root = site.path().join("root");
+    let pipe = root.join("pipe");
+    fs::create_dir(root.join("piped")).unwrap();
+    fs::hard_link(&pipe, root.join("piped/index.html")).unwrap();
+    let serve = Serve::start(&root, ANY);
+    let writer = {
+        let pipe = pipe.clone();
+        std::thread::spawn(move || fs::File::options().write(true).open(pipe)?.write_all(b"for its reader"))
+    };
+    for _ in 0..20 {
+        for (path, condition) in [("/pipe", ""), ("/pipe", "If-None-Match: x\r\n"), ("/piped/", "")] {
+            for method in ["GET", "HEAD"] {
+                let head = format!("{method} {path} HTTP/1.1\r\nHost: h\r\nConnection: close\r\n");
+                let answer = serve.exchange(&format!("{head}{condition}\r\n"));
+                assert!(answer.starts_with("HTTP/1.1 404 "), "{answer}");
+                assert!(!writer.is_finished(), "{method} {path} {condition}");
+            }
+        }
+        // By then it waits for a reader.
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    assert_eq!(fs::read(pipe).unwrap(), b"for its reader");
+    writer.join().unwrap().unwrap();
+}
+
+#[test]
+fn a_body_is_as_long_as_it_was_announced_or_fails() {
+    const LENGTH: u64 = 300_000;
+    let site = site();
+    let root = site.path().join("root");
+    let range = [("range", "bytes=100000-299999")];
+    for (length, headers, part) in [
+        (LENGTH + 100_000, &[][..], 300_000),
+        (LENGTH + 100_000, &range, 200_000),
+        (LENGTH, &[], 300_000),
+        (250_000, &[], 0),
+        (250_000, &range, 0),
+        (0, &[], 0),
+    ] {
+        let file = fs::File::create(root.join("file")).unwrap();
+        file.set_len(LENGTH).unwrap();
+        let serve = Serve::start(&root, ANY);
+        let mut client = Http2::connect(serve.address, 0);
+        let id = client.get("/file", headers);
+        client.until(|answer| answer.head);
+        file.set_len(length).unwrap();
+        client.open(id, 1_000_000);
+        client.until(|answer| answer.ended || answer.reset);
+        let answer = &client.answers[&id];
+        if part == 0 {
+            assert!(answer.reset && !answer.ended, "{length} {headers:?}: {answer:?}");
+        } else {
+            assert!(answer.ended && answer.bytes == part, "{length} {headers:?}: {answer:?}");
+        }
+    }
+}
+
+/// What a process has in memory, KiB.
+#[cfg(target_os = "linux")]
+fn resident(process: &Child) -> u64 {
+    let status = fs::read_to_string(format!("/proc/{}/status", process.id())).unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
+    line.trim().trim_end_matches(" kB").parse().unwrap()
+}
+
+#[test]
+#[cfg(target_os = "linux")]
+fn answers_that_nobody_takes_have_little_in_memory() {
+    let site = site();
+    let root = site.path().join("root");
+    for (length, window) in [(16_384, 0), (65_536, 0), (65_536, 1), (1_000_000, 1)] {
+        fs::write(root.join("file"), vec![b'x'; length]).unwrap();
+        let serve = Serve::start(&root, ANY);
+        let before = resident(&serve.process);
+        let clients: Vec<_> = (0..4)
+            .map(|_| {
+                let mut client = Http2::connect(serve.address, window);
+                for _ in 0..128 {
+                    client.get("/file", &[]);
+                }
+                client.until(|answer| answer.head && answer.bytes == window as usize);
+                client
+            })
+            .collect();
+        let more = resident(&serve.process) - before;
+        // A connection may have 3 MiB of the file; what streams and threads need comes to that.
+        assert!(more < 24_000, "{length} bytes, window {window}: {more} KiB");
+        drop(clients);
     }
 }
 

@@ -7,37 +7,45 @@
 use std::io::IoSliceMut;
 use std::os::fd::OwnedFd;
 use std::path::{Component, Path};
+use std::sync::LazyLock;
 use std::time::{Duration, SystemTime};
 
 use cap_std::fs::Dir;
-use rustix::fs::{FileType, Mode, OFlags, ResolveFlags, fstat, openat2};
+use rustix::fs::{FileType, Mode, OFlags, ResolveFlags, fstat, openat, openat2};
 use rustix::io::{ReadWriteFlags, preadv2};
+use rustix::path::DecInt;
 
 use super::files::{INDEX, Metadata};
 
-/// Larger files are read in parts.
-const SMALL: u64 = 64 * 1024;
+/// This process's descriptors, by their numbers: the way from a place to what is there. `None` without `/proc`.
+static DESCRIPTORS: LazyLock<Option<OwnedFd>> = LazyLock::new(|| {
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    rustix::fs::open("/proc/self/fd", flags, Mode::empty()).ok()
+});
 
-/// What is known of a file, or of a directory with an index.
+/// What is known of a file that can be read, or of a directory with such an index.
 pub(super) fn metadata(root: &Dir, path: &Path) -> Option<Metadata> {
-    let (_, kind, metadata) = open(root, path)?;
+    let (place, kind, metadata) = find(root, path)?;
     match kind {
-        FileType::RegularFile => Some(metadata),
+        FileType::RegularFile => open(&place).map(|_| metadata),
         FileType::Directory => {
-            let (_, kind, index) = open(root, &path.join(INDEX))?;
-            (kind == FileType::RegularFile).then_some(Metadata { is_dir: true, ..index })
+            let (place, kind, index) = find(root, &path.join(INDEX))?;
+            let readable = kind == FileType::RegularFile && open(&place).is_some();
+            readable.then_some(Metadata { is_dir: true, ..index })
         }
         _ => None,
     }
 }
 
-/// The whole of a small file.
-pub(super) fn content(root: &Dir, path: &Path) -> Option<(Vec<u8>, Metadata)> {
-    let (file, kind, metadata) = open(root, path)?;
-    if kind != FileType::RegularFile || metadata.length > SMALL {
+/// The whole of a small file, of `most` bytes at most.
+pub(super) fn content(root: &Dir, path: &Path, most: usize) -> Option<(Vec<u8>, Metadata)> {
+    let (place, kind, metadata) = find(root, path)?;
+    let length = usize::try_from(metadata.length).ok().filter(|length| *length <= most)?;
+    if kind != FileType::RegularFile {
         return None;
     }
-    let mut content = vec![0; usize::try_from(metadata.length).ok()?];
+    let file = open(&place)?;
+    let mut content = vec![0; length];
     if !content.is_empty() {
         let read = preadv2(&file, &mut [IoSliceMut::new(&mut content)], 0, ReadWriteFlags::NOWAIT).ok()?;
         // Not all of it is in memory, or it has just become shorter.
@@ -48,8 +56,11 @@ pub(super) fn content(root: &Dir, path: &Path) -> Option<(Vec<u8>, Metadata)> {
     Some((content, metadata))
 }
 
-/// Opens what is beneath the root by just these names, none of them a link or hidden.
-fn open(root: &Dir, path: &Path) -> Option<(OwnedFd, FileType, Metadata)> {
+/// Finds what is beneath the root by just these names, none of them a link or hidden.
+///
+/// Nothing is opened by that to be read: that would wake whoever waits to write to a pipe, and closing it again
+/// would break it for them.
+fn find(root: &Dir, path: &Path) -> Option<(OwnedFd, FileType, Metadata)> {
     let plain = |part| match part {
         Component::Normal(name) => !name.as_encoded_bytes().starts_with(b"."),
         Component::CurDir => true,
@@ -59,16 +70,22 @@ fn open(root: &Dir, path: &Path) -> Option<(OwnedFd, FileType, Metadata)> {
         return None;
     }
     let path = if path.as_os_str().is_empty() { Path::new(".") } else { path };
-    let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK | OFlags::NOCTTY;
     let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::CACHED;
-    let file = openat2(root, path, flags, Mode::empty(), resolve).ok()?;
+    let place = openat2(root, path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty(), resolve).ok()?;
     // Not through std, whose `statx` does the same for more.
-    let known = fstat(&file).ok()?;
+    let known = fstat(&place).ok()?;
     let kind = FileType::from_raw_mode(known.st_mode);
     let since = Duration::new(u64::try_from(known.st_mtime).ok()?, u32::try_from(known.st_mtime_nsec).ok()?);
     let modified = SystemTime::UNIX_EPOCH.checked_add(since);
     let length = u64::try_from(known.st_size).ok()?;
-    Some((file, kind, Metadata::new(kind == FileType::Directory, modified, length)))
+    Some((place, kind, Metadata::new(kind == FileType::Directory, modified, length)))
+}
+
+/// Opens to read what was found to be a regular file: this very one, whatever its name leads to by now.
+fn open(place: &OwnedFd) -> Option<OwnedFd> {
+    let descriptors = DESCRIPTORS.as_ref()?;
+    let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK | OFlags::NOCTTY;
+    openat(descriptors, DecInt::from_fd(place), flags, Mode::empty()).ok()
 }
 
 #[cfg(test)]
@@ -91,8 +108,9 @@ mod tests {
         fs::write(at(".hidden"), "secret").unwrap();
         fs::write(at("large"), vec![0; 65_537]).unwrap();
         symlink("index.html", at("link")).unwrap();
+        fs::create_dir_all(at("deep/index.html")).unwrap();
         let root = Dir::open_ambient_dir(directory.path(), ambient_authority()).unwrap();
-        let found = |name: &str| content(&root, Path::new(name)).map(|(content, _)| content);
+        let found = |name: &str| content(&root, Path::new(name), 65_536).map(|(content, _)| content);
         assert_eq!(found("index.html").unwrap(), b"index");
         // As `ServeDir` writes it.
         assert_eq!(found("./index.html").unwrap(), b"index");
@@ -102,6 +120,6 @@ mod tests {
         }
         let is_dir = |name: &str| metadata(&root, Path::new(name)).map(|metadata| metadata.is_dir);
         assert_eq!(["", "dir", "index.html", "large"].map(is_dir), [true, true, false, false].map(Some));
-        assert_eq!(["empty", "link", ".hidden", "nothing"].map(is_dir), [None; 4]);
+        assert_eq!(["empty", "deep", "link", ".hidden", "nothing"].map(is_dir), [None; 5]);
     }
 }

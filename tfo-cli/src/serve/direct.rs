@@ -19,7 +19,7 @@ use httpdate::HttpDate;
 use percent_encoding::percent_decode_str;
 
 use super::cached;
-use super::files::INDEX;
+use super::files::{INDEX, held};
 
 /// Who sends one of these may want something else than the whole file.
 const CONDITIONS: [HeaderName; 6] =
@@ -40,7 +40,7 @@ pub(super) fn answer<B>(root: &Dir, request: &Request<B>) -> Option<Response<Ful
     }
     let path = Path::new(path);
     let (content, metadata) = match *request.method() {
-        Method::GET => cached::content(root, path)?,
+        Method::GET => cached::content(root, path, held(request.version()).whole)?,
         Method::HEAD => (Vec::new(), cached::metadata(root, path).filter(|metadata| !metadata.is_dir)?),
         _ => return None,
     };
@@ -73,9 +73,10 @@ mod tests {
     use std::convert::Infallible;
     use std::fs;
     use std::future::Future;
-    use std::os::unix::fs::symlink;
+    use std::os::unix::fs::{PermissionsExt as _, symlink};
     use std::time::Duration;
 
+    use http::Version;
     use http_body_util::{BodyExt as _, Empty};
 
     use super::super::files::{Answer, Body, Files, YEAR_10000, may_be_asked_for};
@@ -150,6 +151,9 @@ mod tests {
         for (name, length) in [("most", 65_536), ("less", 65_535), ("more", 65_537)] {
             fs::write(at(name), (0..length).map(|at| at as u8).collect::<Vec<_>>()).unwrap();
         }
+        // Not to root.
+        fs::write(at("unreadable"), "secret").unwrap();
+        fs::set_permissions(at("unreadable"), fs::Permissions::from_mode(0)).unwrap();
         symlink("a.js", at("link")).unwrap();
         symlink("dir", at("linked")).unwrap();
         symlink("../a.js", at("empty/index.html")).unwrap();
@@ -200,6 +204,17 @@ mod tests {
                     assert_eq!(at_once, now, "{method} {path}");
                 }
             }
+            // A client of HTTP/2 has many answers at a time.
+            fs::write(at("part"), [0; 16_384]).unwrap();
+            fs::write(at("parts"), [0; 16_385]).unwrap();
+            for (path, now) in [("/part", true), ("/parts", false), ("/most", false)] {
+                let mut request = request("GET", path);
+                *request.version_mut() = Version::HTTP_2;
+                assert_eq!(matches!(files.answer(request), Answer::Now(_)), now, "{path}");
+            }
+            let (get, head) =
+                (asked(&files, "GET", "/unreadable").await, asked(&files, "HEAD", "/unreadable").await);
+            assert_eq!(get.1, head.1);
             for method in ["POST", "PUT", "get", "OPTIONS"] {
                 let (at_once, head, _) = asked(&files, method, "/").await;
                 assert!(!at_once && head.starts_with("405 "), "{method}: {head}");

@@ -11,7 +11,7 @@ use std::io;
 use std::path::{Component, Path, PathBuf};
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
@@ -19,7 +19,7 @@ use cap_fs_ext::{DirExt as _, FollowSymlinks, OpenOptionsFollowExt as _, OpenOpt
 use cap_std::ambient_authority;
 use cap_std::fs::{Dir, OpenOptions};
 use http::header::{CONTENT_TYPE, ETAG, IF_RANGE, LAST_MODIFIED, RANGE};
-use http::{HeaderMap, HeaderValue, Request, Response, StatusCode};
+use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, Version};
 use http_body_util::{Either, Empty, Full};
 use percent_encoding::percent_decode_str;
 use tokio::io::{AsyncRead, AsyncSeek, ReadBuf};
@@ -36,12 +36,31 @@ pub(super) const INDEX: &str = "index.html";
 /// HTTP has dates from 1970 until here; `ServeDir` panics at others.
 pub(super) const YEAR_10000: Duration = Duration::from_secs(253_402_300_800);
 
+/// How much of a file an answer has in memory, bytes.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Held {
+    /// A file up to this is read at once.
+    pub(super) whole: usize,
+    /// A larger one in such parts: there is one on its way from the disk, one that waits, and one in HTTP/2's hands.
+    part: usize,
+}
+
+/// What the answers of a connection may have in memory while their client takes nothing, until the server's write
+/// timeout, 30 s.
+///
+/// With HTTP/1 there is one answer at a time. With HTTP/2 there are as many as streams, 128: 24 KiB each, 3 MiB a
+/// connection.
+pub(super) const fn held(version: Version) -> Held {
+    match version {
+        Version::HTTP_2 => Held { whole: 16 * 1024, part: 8 * 1024 },
+        _ => Held { whole: 64 * 1024, part: 64 * 1024 },
+    }
+}
+
 /// The files beneath one directory.
 #[derive(Debug)]
 pub(super) struct Files {
-    #[cfg(target_os = "linux")]
     root: Arc<Dir>,
-    serve_dir: ServeDir<DefaultServeDirFallback, Beneath>,
 }
 
 impl Files {
@@ -53,15 +72,7 @@ impl Files {
         let root = Dir::open_ambient_dir(root, ambient_authority()).map_err(|error| {
             Failure::because(Code::General, format_args!("cannot open the directory {name} (--root)"), &error)
         })?;
-        let root = Arc::new(root);
-        // Whoever asks for several ranges at once gets everything, as RFC 9110 14.2 allows.
-        let serve_dir =
-            ServeDir::with_backend("", Beneath(Arc::clone(&root))).ignore_multi_range_requests(true);
-        Ok(Self {
-            #[cfg(target_os = "linux")]
-            root,
-            serve_dir,
-        })
+        Ok(Self { root: Arc::new(root) })
     }
 
     pub(super) fn answer<B>(&self, request: Request<B>) -> Answer {
@@ -79,7 +90,11 @@ impl Files {
         &self,
         request: Request<Empty<Bytes>>,
     ) -> impl Future<Output = Result<Response<Body>, Infallible>> + Send + use<> {
-        let found = found(self.serve_dir.clone(), request);
+        let Held { whole, part } = held(request.version());
+        let beneath = Beneath { root: Arc::clone(&self.root), whole };
+        // Whoever asks for several ranges at once gets everything, as RFC 9110 14.2 allows.
+        let serve_dir = ServeDir::with_backend("", beneath).ignore_multi_range_requests(true);
+        let found = found(serve_dir.with_buf_chunk_size(part), request);
         async move {
             let response = found.await?;
             match response.status() {
@@ -165,7 +180,15 @@ pub(super) fn may_be_asked_for(path: &str) -> bool {
 
 /// Opens what lies beneath the root, and nothing else.
 #[derive(Clone, Debug)]
-struct Beneath(Arc<Dir>);
+struct Beneath {
+    root: Arc<Dir>,
+    /// A file up to this may be [held](Held) as a whole.
+    #[cfg_attr(
+        not(target_os = "linux"),
+        expect(dead_code, reason = "nothing is asked without waiting there")
+    )]
+    whole: usize,
+}
 
 type Opening<T> = Pin<Box<dyn Future<Output = io::Result<T>> + Send>>;
 
@@ -177,20 +200,20 @@ impl tower_http::services::fs::Backend for Beneath {
 
     fn open(&self, path: PathBuf) -> Opening<File> {
         #[cfg(target_os = "linux")]
-        if let Some((content, metadata)) = cached::content(&self.0, &path) {
+        if let Some((content, metadata)) = cached::content(&self.root, &path, self.whole) {
             let file = Content::Memory(io::Cursor::new(content));
-            return Box::pin(std::future::ready(Ok(File { file, metadata })));
+            return Box::pin(std::future::ready(Ok(File { file, metadata, position: 0 })));
         }
         self.blocking(move |root| {
             let file = open(root, &path)?.into_std();
             let metadata = Metadata::of(&file.metadata()?);
-            Ok(File { file: Content::Disk(tokio::fs::File::from_std(file)), metadata })
+            Ok(File { file: Content::Disk(tokio::fs::File::from_std(file)), metadata, position: 0 })
         })
     }
 
     fn metadata(&self, path: PathBuf) -> Opening<Metadata> {
         #[cfg(target_os = "linux")]
-        if let Some(metadata) = cached::metadata(&self.0, &path) {
+        if let Some(metadata) = cached::metadata(&self.root, &path) {
             return Box::pin(std::future::ready(Ok(metadata)));
         }
         self.blocking(move |root| {
@@ -244,7 +267,7 @@ impl Beneath {
         &self,
         work: impl FnOnce(&Dir) -> io::Result<T> + Send + 'static,
     ) -> Opening<T> {
-        let root = self.0.clone();
+        let root = Arc::clone(&self.root);
         let done = spawn_blocking(move || work(&root));
         Box::pin(async move { done.await?.map_err(hidden) })
     }
@@ -260,11 +283,12 @@ fn hidden(error: io::Error) -> io::Error {
     if ours { error } else { io::ErrorKind::NotFound.into() }
 }
 
-/// An open file.
+/// An open file, as long as it was when it was opened: that length is announced.
 #[derive(Debug)]
 struct File {
     file: Content,
     metadata: Metadata,
+    position: u64,
 }
 
 #[derive(Debug)]
@@ -320,14 +344,31 @@ impl tower_http::services::fs::File for File {
 
 impl AsyncRead for File {
     fn poll_read(
-        mut self: Pin<&mut Self>,
+        self: Pin<&mut Self>,
         cx: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        match &mut self.file {
-            Content::Memory(content) => Pin::new(content).poll_read(cx, buffer),
-            Content::Disk(file) => Pin::new(file).poll_read(cx, buffer),
+        let this = self.get_mut();
+        let left = this.metadata.length.saturating_sub(this.position);
+        let (before, room) = (buffer.filled().len(), buffer.remaining());
+        // The end is known: nobody has to look for it.
+        if left == 0 || room == 0 {
+            return Poll::Ready(Ok(()));
         }
+        match &mut this.file {
+            Content::Memory(content) => ready!(Pin::new(content).poll_read(cx, buffer))?,
+            Content::Disk(file) => ready!(Pin::new(file).poll_read(cx, buffer))?,
+        }
+        let read = buffer.filled().len() - before;
+        if read == 0 {
+            // It has become shorter. The end of a body would say that this is all of it.
+            return Poll::Ready(Err(io::ErrorKind::UnexpectedEof.into()));
+        }
+        // What it has grown by was not announced.
+        let read = usize::try_from(left).map_or(read, |left| read.min(left));
+        buffer.set_filled(before + read);
+        this.position += read as u64;
+        Poll::Ready(Ok(()))
     }
 }
 
@@ -339,11 +380,13 @@ impl AsyncSeek for File {
         }
     }
 
-    fn poll_complete(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<u64>> {
-        match &mut self.file {
-            Content::Memory(content) => Pin::new(content).poll_complete(cx),
-            Content::Disk(file) => Pin::new(file).poll_complete(cx),
-        }
+    fn poll_complete(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<u64>> {
+        let this = self.get_mut();
+        this.position = match &mut this.file {
+            Content::Memory(content) => ready!(Pin::new(content).poll_complete(cx))?,
+            Content::Disk(file) => ready!(Pin::new(file).poll_complete(cx))?,
+        };
+        Poll::Ready(Ok(this.position))
     }
 }
 
