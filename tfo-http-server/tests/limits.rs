@@ -274,6 +274,57 @@ async fn a_slow_service_is_not_the_clients_fault() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_asks_once_in_one_packet_and_is_silent_is_idle() {
+    let server = start(Limits::default().idle_timeout(SHORT));
+    for path in ["/", "/32k", "/empty"] {
+        let mut stream = server.connect();
+        let mut flight = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0".to_vec();
+        flight.extend(frame(HEADERS, END_HEADERS | END_STREAM, 1, &head(0x82, path)));
+        let begun = Instant::now();
+        stream.write_all(&flight).unwrap();
+        stream.read_to_end(&mut Vec::new()).unwrap();
+        assert!(begun.elapsed() >= SHORT);
+    }
+    assert_eq!(server.handle.stats().refused.idle_timeout, 3);
+    server.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_reads_late_and_never_asks_has_the_time_of_a_first_request() {
+    let server = start(Limits::default().header_timeout(4 * SHORT));
+    let mut stream = server.connect();
+    stream.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0").unwrap();
+    // Until the server's socket is full of what is answered.
+    let flood = frame(PING, 0, 0, b"are you?").repeat(1000);
+    stream.set_nonblocking(true).unwrap();
+    let (begun, mut sent) = (Instant::now(), 0);
+    while begun.elapsed() < SHORT {
+        sent = (sent + stream.write(&flood[sent..]).unwrap_or(0)) % flood.len();
+    }
+    stream.set_nonblocking(false).unwrap();
+    stream.read_to_end(&mut Vec::new()).unwrap();
+    assert_eq!(server.handle.stats().refused.header_timeout, 1);
+    server.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_closing_is_not_idle() {
+    let server = start(Limits::default().idle_timeout(SHORT));
+    let mut client = Client::connect(server.address, &[]);
+    client.assert_alive(1);
+    let counts = server.handle.clone();
+    let end = tokio::spawn(server.end());
+    let ping = std::iter::from_fn(|| client.next_of(0)).find(|frame| frame.kind == PING).unwrap();
+    client.send(PING, ACK, 0, &ping.payload);
+    client.wait_closed();
+    // It has the last word, and does not close. That has its own time.
+    thread::sleep(3 * SHORT);
+    assert_eq!((counts.stats().refused.idle_timeout, counts.open_connections()), (0, 1));
+    drop(client);
+    end.await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn floods_of_control_frames() {
     let server = start(Limits::default().header_timeout(SHORT).write_timeout(SHORT));
     for flood in [

@@ -30,7 +30,7 @@ pub(super) struct Window {
     /// Parts that are not taken, by the turn in which they were given: this one, and the one before.
     parts: [AtomicU32; 2],
     turn: AtomicU32,
-    /// The socket takes no more: its own limit holds, and the windows are not to blame.
+    /// The socket takes no more, or is about to be closed: its own limits hold, and the windows are not to blame.
     pub(super) blocked: AtomicBool,
 }
 
@@ -38,6 +38,10 @@ impl Window {
     /// How many parts wait.
     pub(super) fn parts(&self) -> u32 {
         self.parts[0].load(Relaxed) + self.parts[1].load(Relaxed)
+    }
+
+    pub(super) fn is_blocked(&self) -> bool {
+        self.blocked.load(Relaxed)
     }
 
     fn taken(&self) -> u64 {
@@ -66,7 +70,7 @@ impl Wait {
     /// Whether the client is to blame, now that the timer has rung.
     fn is_too_long(&mut self, window: &Window) -> bool {
         self.timer.stop();
-        if window.blocked.load(Relaxed) {
+        if window.is_blocked() {
             self.begin(window);
             return false;
         }
