@@ -147,11 +147,10 @@ async fn a_window_that_is_not_opened_again_costs_the_stream() {
     let mut client = Client::connect(server.address, &[]);
     client.open_window(0, 100_000_000);
     client.get(1, "/large");
-    // Others go on at its side, and it has a byte now and then.
+    // Others go on at its side.
     let mut taken = 0;
     for stream in (3..).step_by(2) {
         client.get(stream, "/32k");
-        client.open_window(1, 1);
         let reset = loop {
             let frame = client.poll(PATIENCE).unwrap();
             match (frame.stream, frame.kind) {
@@ -250,6 +249,37 @@ async fn many_streams_on_a_slow_line_wait_for_each_other() {
         }
     }
     assert_eq!((late(&server), taken), (0, 64 * 32 * 1024));
+    drop(client);
+    server.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_came_before_the_crowd_is_not_to_blame_for_it() {
+    let server = start(Limits::default().write_timeout(SHORT));
+    let mut client = Client::connect(server.address, &[(WINDOW, 4_000_000)]);
+    // These wait for each other, and for nobody else when they begin to.
+    client.get(1, "/large");
+    client.get(3, "/large");
+    thread::sleep(SHORT / 6);
+    for stream in 2..60 {
+        client.get(2 * stream + 1, "/large");
+    }
+    // The line is never idle, and brings twelve parts in the time in which one must be taken. Whoever waits has
+    // a little of it in his turn.
+    let step = 1024;
+    let (mut owed, mut next, begun) = (0, Instant::now(), Instant::now());
+    while begun.elapsed() < 8 * SHORT {
+        let frame = client.poll(PATIENCE).unwrap();
+        assert!(![RST_STREAM, GOAWAY].contains(&frame.kind), "{frame:?} after {:?}", begun.elapsed());
+        owed += if frame.kind == DATA { frame.payload.len() } else { 0 };
+        while owed >= step {
+            owed -= step;
+            next += SHORT.mul_f64(step as f64 / (12.0 * 16384.0));
+            thread::sleep(next.saturating_duration_since(Instant::now()));
+            client.open_window(0, 1024);
+        }
+    }
+    assert_eq!(late(&server), 0);
     drop(client);
     server.end().await;
 }

@@ -5,7 +5,6 @@
 //! whose part finds none in time is reset. What h2 has taken over can be taken back from it by nobody, so if
 //! that is [left](Leftovers), the connection is closed.
 
-use std::cell::Cell;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -49,12 +48,12 @@ impl Window {
     }
 }
 
-/// For how long something has waited.
+/// For how long something has waited without a move.
 #[derive(Default)]
 struct Wait {
     timer: Timer,
-    /// What was [taken](Window::taken) when it began.
-    before: u64,
+    /// What was [taken](Window::taken) when it began, and of this what was waited for.
+    before: (u64, u64),
     /// How many parts waited then.
     parts: u32,
     /// How often the timer has rung since.
@@ -62,36 +61,49 @@ struct Wait {
 }
 
 impl Wait {
-    fn begin(&mut self, window: &Window) {
+    fn begin(&mut self, window: &Window, own: u64) {
         self.timer.stop();
-        (self.before, self.parts, self.rung) = (window.taken(), window.parts(), 0);
+        (self.before, self.parts, self.rung) = ((window.taken(), own), window.parts(), 0);
     }
 
-    /// Whether the client is to blame, now that the timer has rung.
-    fn is_too_long(&mut self, window: &Window) -> bool {
+    /// Whether the client is to blame, now that the timer has rung. `own` is what it has taken of what is
+    /// waited for.
+    fn is_too_long(&mut self, window: &Window, own: u64) -> bool {
         self.timer.stop();
-        if window.is_blocked() {
-            self.begin(window);
+        self.rung += 1;
+        let (part, taken) = (PART as u64, window.taken().saturating_sub(self.before.0));
+        // The windows say nothing of a line that is full. On one that is not, so much goes, whatever it is.
+        if !window.is_blocked() && taken < part.saturating_mul(self.rung) {
+            return true;
+        }
+        if window.is_blocked() || own != self.before.1 {
+            self.begin(window, own);
             return false;
         }
-        self.rung += 1;
-        let taken = window.taken().saturating_sub(self.before);
-        let part = PART as u64;
-        // Parts have their turns: on a slow line with many streams each waits for all others, twice if h2
-        // deals unevenly. But not for ever.
-        taken < part.saturating_mul(self.rung) || taken >= part.saturating_mul(2 * u64::from(self.parts))
+        // h2 gives the connection's window to the streams in their turn, and whoever comes now is behind those
+        // who waited when it began: all of these have had theirs. Twice, if it deals unevenly.
+        taken >= part.saturating_mul(2 * u64::from(self.parts))
     }
 }
 
+/// What the task of a stream and the parts of its answer know of each other.
+#[derive(Default)]
+struct Answer {
+    /// The number of the part that waits in the task for room in the window, or 0.
+    given: AtomicU64,
+    /// Bytes that h2 has taken of all its parts.
+    taken: AtomicU64,
+}
+
 tokio::task_local! {
-    /// In a stream's task: the number of the part that waits there for room in the window, or 0.
-    static GIVEN: Cell<u64>;
+    /// In a stream's task.
+    static ANSWER: Arc<Answer>;
 }
 
 /// Says that hyper was given a part, the `number`th of its answer; 0 if it waits for the service.
 pub(super) fn set_given(number: u64) {
     // Elsewhere nobody looks.
-    let _ = GIVEN.try_with(|given| given.set(number));
+    let _ = ANSWER.try_with(|answer| answer.given.store(number, Relaxed));
 }
 
 /// Where hyper puts the streams of an HTTP/2 connection.
@@ -100,9 +112,11 @@ pub(super) struct Streams(pub(super) Arc<Progress>);
 
 impl<F: Future<Output = ()> + Send + 'static> Executor<F> for Streams {
     fn execute(&self, stream: F) {
-        let (progress, wait) = (Arc::clone(&self.0), Wait::default());
+        let (progress, answer) = (Arc::clone(&self.0), Arc::<Answer>::default());
         progress.enter();
-        tokio::spawn(GIVEN.scope(Cell::new(0), Stream { inner: Some(stream), progress, given: 0, wait }));
+        let scope = Arc::clone(&answer);
+        let (inner, given, wait) = (Some(stream), 0, Wait::default());
+        tokio::spawn(ANSWER.scope(scope, Stream { inner, progress, answer, given, wait }));
     }
 }
 
@@ -113,6 +127,7 @@ pin_project_lite::pin_project! {
         #[pin]
         inner: Option<F>,
         progress: Arc<Progress>,
+        answer: Arc<Answer>,
         given: u64,
         wait: Wait,
     }
@@ -134,9 +149,10 @@ impl<F: Future<Output = ()>> Future for Stream<F> {
             return Poll::Ready(());
         }
         let window = this.progress.window();
-        let given = GIVEN.try_with(Cell::get).unwrap_or_default();
+        let own = || this.answer.taken.load(Relaxed);
+        let given = this.answer.given.load(Relaxed);
         if std::mem::replace(this.given, given) != given {
-            this.wait.begin(window);
+            this.wait.begin(window, own());
         }
         if given == 0 {
             return Poll::Pending;
@@ -144,7 +160,7 @@ impl<F: Future<Output = ()>> Future for Stream<F> {
         let timeout = this.progress.context().limits.write_timeout;
         loop {
             ready!(this.wait.timer.poll_for(timeout, cx));
-            if this.wait.is_too_long(window) {
+            if this.wait.is_too_long(window, own()) {
                 one(&this.progress.counts().write_timeout);
                 this.inner.set(None);
                 return Poll::Ready(());
@@ -156,6 +172,7 @@ impl<F: Future<Output = ()>> Future for Stream<F> {
 /// A part of an answer that is with hyper or h2.
 pub(super) struct Given {
     progress: Arc<Progress>,
+    answer: Option<Arc<Answer>>,
     turn: u32,
 }
 
@@ -164,11 +181,14 @@ impl Given {
         let window = progress.window();
         let turn = window.turn.load(Relaxed) % 2;
         window.parts[turn as usize].fetch_add(1, Relaxed);
-        Self { progress, turn }
+        Self { progress, answer: ANSWER.try_with(Arc::clone).ok(), turn }
     }
 
     pub(super) fn on_taken(&self, bytes: usize) {
         self.progress.window().taken.fetch_add(bytes as u64, Relaxed);
+        if let Some(answer) = &self.answer {
+            answer.taken.fetch_add(bytes as u64, Relaxed);
+        }
     }
 }
 
@@ -190,7 +210,7 @@ impl Leftovers {
     pub(super) fn poll_late(&mut self, progress: &Progress, cx: &mut Context<'_>) -> Poll<()> {
         let window = progress.window();
         if window.parts() == 0 {
-            self.wait.begin(window);
+            self.wait.begin(window, 0);
             return Poll::Pending;
         }
         let turn = progress.context().limits.write_timeout.saturating_mul(2);
@@ -200,8 +220,8 @@ impl Leftovers {
             let left = window.parts[(now.wrapping_add(1) % 2) as usize].load(Relaxed) > 0;
             if !left {
                 window.turn.store(now.wrapping_add(1), Relaxed);
-                self.wait.begin(window);
-            } else if self.wait.is_too_long(window) {
+                self.wait.begin(window, 0);
+            } else if self.wait.is_too_long(window, 0) {
                 one(&progress.counts().write_timeout);
                 return Poll::Ready(());
             }
