@@ -63,6 +63,7 @@ async fn answer(mut request: Request<RequestBody>) -> Result<Answer, Infallible>
     }
     Ok(Response::new(match request.uri().path() {
         "/large" => Full::from(Bytes::from_static(&LARGE)).boxed_unsync(),
+        "/16k" => Full::from(Bytes::from_static(&LARGE[..16 * 1024])).boxed_unsync(),
         "/32k" => Full::from(Bytes::from_static(&LARGE[..32 * 1024])).boxed_unsync(),
         "/1m" => Full::from(Bytes::from_static(&LARGE[..1024 * 1024])).boxed_unsync(),
         "/empty" => Empty::new().boxed_unsync(),
@@ -189,6 +190,39 @@ async fn what_is_left_within_http2_costs_the_connection() {
     client.wait_closed();
     assert!(begun.elapsed() >= SHORT);
     assert_eq!((late(&server), server.handle.open_connections()), (1, 0));
+    server.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_can_be_reset_is_not_left() {
+    let server = start(Limits::default().write_timeout(SHORT));
+    let mut client = Client::connect(server.address, &[(WINDOW, 0)]);
+    client.open_window(0, 100_000_000);
+    let stalled = 2 * 60 + 1;
+    for stream in 0..=60 {
+        client.get(2 * stream + 1, "/16k");
+    }
+    thread::sleep(SHORT / 3);
+    for stream in 0..60 {
+        client.open_window(2 * stream + 1, 100_000);
+    }
+    // The last one stays shut while others come, one after the other.
+    let (begun, mut reset, mut last) = (Instant::now(), false, stalled);
+    while !reset {
+        assert!(begun.elapsed() < PATIENCE);
+        last += 2;
+        assert!(client.get(last, "/32k") && client.open_window(last, 100_000));
+        loop {
+            let frame = client.poll(PATIENCE).unwrap();
+            reset |= frame.kind == RST_STREAM && frame.stream == stalled;
+            if frame.stream == last && frame.ends() {
+                break;
+            }
+        }
+        thread::sleep(SHORT / 3);
+    }
+    assert_eq!((late(&server), server.handle.open_connections()), (1, 1));
+    drop(client);
     server.end().await;
 }
 

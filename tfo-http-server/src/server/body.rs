@@ -242,7 +242,7 @@ impl<B: Body> Body for ResponseBody<B> {
         let mut part = Part::whole(data);
         if *this.http2 && part.has_remaining() {
             *this.rest = part.cut();
-            part.given = Some(Given::new(Arc::clone(this.request.progress())));
+            part.given = Given::new(this.request.progress());
             *this.given += 1;
             set_given(*this.given);
         }

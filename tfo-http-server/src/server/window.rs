@@ -26,17 +26,26 @@ pub(super) const PART: usize = 16 * 1024;
 pub(super) struct Window {
     /// Bytes that h2 has taken out of parts, to write them.
     taken: AtomicU64,
-    /// Parts that are not taken, by the turn in which they were given: this one, and the one before.
-    parts: [AtomicU32; 2],
+    /// Parts that are not taken.
+    parts: AtomicU32,
+    /// Those of answers whose stream is over, by the turn in which it was: this one, and the one before.
+    left: [Left; 2],
     turn: AtomicU32,
     /// The socket takes no more, or is about to be closed: its own limits hold, and the windows are not to blame.
     pub(super) blocked: AtomicBool,
 }
 
+#[derive(Default)]
+struct Left {
+    /// For a moment too few, between the end of a stream and the count of its parts.
+    parts: AtomicU32,
+    taken: AtomicU64,
+}
+
 impl Window {
     /// How many parts wait.
     pub(super) fn parts(&self) -> u32 {
-        self.parts[0].load(Relaxed) + self.parts[1].load(Relaxed)
+        self.parts.load(Relaxed)
     }
 
     pub(super) fn is_blocked(&self) -> bool {
@@ -93,6 +102,25 @@ struct Answer {
     given: AtomicU64,
     /// Bytes that h2 has taken of all its parts.
     taken: AtomicU64,
+    /// How many parts are not taken, [whether the stream is over](OVER), and the [turn](TURN) in which it was.
+    state: AtomicU32,
+}
+
+const OVER: u32 = 1 << 31;
+const TURN: u32 = 1 << 30;
+
+impl Answer {
+    /// The stream is over: what h2 still has of it is left.
+    fn end(&self, window: &Window) {
+        let turn = window.turn.load(Relaxed) % 2;
+        let parts = self.state.fetch_or(OVER | turn * TURN, Relaxed);
+        window.left[turn as usize].parts.fetch_add(parts, Relaxed);
+    }
+}
+
+/// Where it is counted, if its stream is over.
+fn left(window: &Window, state: u32) -> Option<&Left> {
+    (state & OVER != 0).then(|| &window.left[usize::from(state & TURN != 0)])
 }
 
 tokio::task_local! {
@@ -134,6 +162,7 @@ pin_project_lite::pin_project! {
 
     impl<F> PinnedDrop for Stream<F> {
         fn drop(this: Pin<&mut Self>) {
+            this.answer.end(this.progress.window());
             this.progress.leave();
         }
     }
@@ -172,29 +201,35 @@ impl<F: Future<Output = ()>> Future for Stream<F> {
 /// A part of an answer that is with hyper or h2.
 pub(super) struct Given {
     progress: Arc<Progress>,
-    answer: Option<Arc<Answer>>,
-    turn: u32,
+    answer: Arc<Answer>,
 }
 
 impl Given {
-    pub(super) fn new(progress: Arc<Progress>) -> Self {
-        let window = progress.window();
-        let turn = window.turn.load(Relaxed) % 2;
-        window.parts[turn as usize].fetch_add(1, Relaxed);
-        Self { progress, answer: ANSWER.try_with(Arc::clone).ok(), turn }
+    /// None outside a stream's task.
+    pub(super) fn new(progress: &Arc<Progress>) -> Option<Self> {
+        let answer = ANSWER.try_with(Arc::clone).ok()?;
+        answer.state.fetch_add(1, Relaxed);
+        progress.window().parts.fetch_add(1, Relaxed);
+        Some(Self { progress: Arc::clone(progress), answer })
     }
 
     pub(super) fn on_taken(&self, bytes: usize) {
-        self.progress.window().taken.fetch_add(bytes as u64, Relaxed);
-        if let Some(answer) = &self.answer {
-            answer.taken.fetch_add(bytes as u64, Relaxed);
+        let (window, bytes) = (self.progress.window(), bytes as u64);
+        window.taken.fetch_add(bytes, Relaxed);
+        self.answer.taken.fetch_add(bytes, Relaxed);
+        if let Some(left) = left(window, self.answer.state.load(Relaxed)) {
+            left.taken.fetch_add(bytes, Relaxed);
         }
     }
 }
 
 impl Drop for Given {
     fn drop(&mut self) {
-        self.progress.window().parts[self.turn as usize].fetch_sub(1, Relaxed);
+        let window = self.progress.window();
+        window.parts.fetch_sub(1, Relaxed);
+        if let Some(left) = left(window, self.answer.state.fetch_sub(1, Relaxed)) {
+            left.parts.fetch_sub(1, Relaxed);
+        }
     }
 }
 
@@ -205,23 +240,24 @@ pub(super) struct Leftovers {
 }
 
 impl Leftovers {
-    /// Ready when a part has waited for more than two write timeouts, and at most four: a stream that can
-    /// still be reset has been by then.
+    /// Ready when a part that is left has waited for more than two write timeouts, and at most four, and none
+    /// of those has moved.
     pub(super) fn poll_late(&mut self, progress: &Progress, cx: &mut Context<'_>) -> Poll<()> {
         let window = progress.window();
         if window.parts() == 0 {
             self.wait.begin(window, 0);
             return Poll::Pending;
         }
-        let turn = progress.context().limits.write_timeout.saturating_mul(2);
+        let time = progress.context().limits.write_timeout.saturating_mul(2);
         loop {
-            ready!(self.wait.timer.poll_for(turn, cx));
+            ready!(self.wait.timer.poll_for(time, cx));
             let now = window.turn.load(Relaxed);
-            let left = window.parts[(now.wrapping_add(1) % 2) as usize].load(Relaxed) > 0;
-            if !left {
+            let before = &window.left[now.wrapping_add(1) as usize % 2];
+            let own = before.taken.load(Relaxed);
+            if before.parts.load(Relaxed) == 0 {
                 window.turn.store(now.wrapping_add(1), Relaxed);
-                self.wait.begin(window, 0);
-            } else if self.wait.is_too_long(window, 0) {
+                self.wait.begin(window, window.left[now as usize % 2].taken.load(Relaxed));
+            } else if self.wait.is_too_long(window, own) {
                 one(&progress.counts().write_timeout);
                 return Poll::Ready(());
             }
