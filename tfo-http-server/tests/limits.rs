@@ -42,6 +42,9 @@ async fn answer(mut request: Request<RequestBody>) -> Result<Answer, Infallible>
             let mut said = [0; 4];
             tunnel.read_exact(&mut said).await.unwrap();
             tunnel.write_all(&said).await.unwrap();
+            if said == *b"more" {
+                tunnel.write_all(&LARGE).await.unwrap();
+            }
             tunnel.shutdown().await.unwrap();
         });
         let mut response = Response::new(Empty::new().boxed_unsync());
@@ -612,6 +615,12 @@ async fn tunnels_are_not_idle() {
         tunnel.write_all(b"ping").unwrap();
         let said = read_to_end(&mut tunnel);
         assert!(status(&said) == expected && said.ends_with("\r\n\r\nping"), "{said}");
+        // Nor late, when there is more than finds room on the way.
+        let mut tunnel = server.connect();
+        tunnel.write_all(request).unwrap();
+        tunnel.write_all(b"more").unwrap();
+        thread::sleep(4 * SHORT);
+        assert!(read_to_end(&mut tunnel).len() > LARGE.len());
     }
     let io = TokioIo::new(tokio::net::TcpStream::connect(server.address).await.unwrap());
     let (mut requests, connection) =

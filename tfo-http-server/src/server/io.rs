@@ -142,7 +142,8 @@ impl Io {
 
     fn limited<T>(&mut self, cx: &mut Context<'_>, poll: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
         let window = self.progress.window();
-        if poll.is_ready() {
+        // Who has upgraded it may wait as long as he likes.
+        if poll.is_ready() || self.progress.is_upgraded() {
             if self.write_timer.runs() {
                 self.write_timer.stop();
                 window.blocked.store(false, Relaxed);
