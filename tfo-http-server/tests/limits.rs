@@ -42,6 +42,9 @@ async fn answer(mut request: Request<RequestBody>) -> Result<Answer, Infallible>
             let mut said = [0; 4];
             tunnel.read_exact(&mut said).await.unwrap();
             tunnel.write_all(&said).await.unwrap();
+            if said == *b"more" {
+                tunnel.write_all(&LARGE).await.unwrap();
+            }
             tunnel.shutdown().await.unwrap();
         });
         let mut response = Response::new(Empty::new().boxed_unsync());
@@ -63,6 +66,7 @@ async fn answer(mut request: Request<RequestBody>) -> Result<Answer, Infallible>
     }
     Ok(Response::new(match request.uri().path() {
         "/large" => Full::from(Bytes::from_static(&LARGE)).boxed_unsync(),
+        "/16k" => Full::from(Bytes::from_static(&LARGE[..16 * 1024])).boxed_unsync(),
         "/32k" => Full::from(Bytes::from_static(&LARGE[..32 * 1024])).boxed_unsync(),
         "/1m" => Full::from(Bytes::from_static(&LARGE[..1024 * 1024])).boxed_unsync(),
         "/empty" => Empty::new().boxed_unsync(),
@@ -147,11 +151,10 @@ async fn a_window_that_is_not_opened_again_costs_the_stream() {
     let mut client = Client::connect(server.address, &[]);
     client.open_window(0, 100_000_000);
     client.get(1, "/large");
-    // Others go on at its side, and it has a byte now and then.
+    // Others go on at its side.
     let mut taken = 0;
     for stream in (3..).step_by(2) {
         client.get(stream, "/32k");
-        client.open_window(1, 1);
         let reset = loop {
             let frame = client.poll(PATIENCE).unwrap();
             match (frame.stream, frame.kind) {
@@ -190,6 +193,39 @@ async fn what_is_left_within_http2_costs_the_connection() {
     client.wait_closed();
     assert!(begun.elapsed() >= SHORT);
     assert_eq!((late(&server), server.handle.open_connections()), (1, 0));
+    server.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_can_be_reset_is_not_left() {
+    let server = start(Limits::default().write_timeout(SHORT));
+    let mut client = Client::connect(server.address, &[(WINDOW, 0)]);
+    client.open_window(0, 100_000_000);
+    let stalled = 2 * 60 + 1;
+    for stream in 0..=60 {
+        client.get(2 * stream + 1, "/16k");
+    }
+    thread::sleep(SHORT / 3);
+    for stream in 0..60 {
+        client.open_window(2 * stream + 1, 100_000);
+    }
+    // The last one stays shut while others come, one after the other.
+    let (begun, mut reset, mut last) = (Instant::now(), false, stalled);
+    while !reset {
+        assert!(begun.elapsed() < PATIENCE);
+        last += 2;
+        assert!(client.get(last, "/32k") && client.open_window(last, 100_000));
+        loop {
+            let frame = client.poll(PATIENCE).unwrap();
+            reset |= frame.kind == RST_STREAM && frame.stream == stalled;
+            if frame.stream == last && frame.ends() {
+                break;
+            }
+        }
+        thread::sleep(SHORT / 3);
+    }
+    assert_eq!((late(&server), server.handle.open_connections()), (1, 1));
+    drop(client);
     server.end().await;
 }
 
@@ -255,6 +291,37 @@ async fn many_streams_on_a_slow_line_wait_for_each_other() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_came_before_the_crowd_is_not_to_blame_for_it() {
+    let server = start(Limits::default().write_timeout(SHORT));
+    let mut client = Client::connect(server.address, &[(WINDOW, 4_000_000)]);
+    // These wait for each other, and for nobody else when they begin to.
+    client.get(1, "/large");
+    client.get(3, "/large");
+    thread::sleep(SHORT / 6);
+    for stream in 2..60 {
+        client.get(2 * stream + 1, "/large");
+    }
+    // The line is never idle, and brings twelve parts in the time in which one must be taken. Whoever waits has
+    // a little of it in his turn.
+    let step = 1024;
+    let (mut owed, mut next, begun) = (0, Instant::now(), Instant::now());
+    while begun.elapsed() < 8 * SHORT {
+        let frame = client.poll(PATIENCE).unwrap();
+        assert!(![RST_STREAM, GOAWAY].contains(&frame.kind), "{frame:?} after {:?}", begun.elapsed());
+        owed += if frame.kind == DATA { frame.payload.len() } else { 0 };
+        while owed >= step {
+            owed -= step;
+            next += SHORT.mul_f64(step as f64 / (12.0 * 16384.0));
+            thread::sleep(next.saturating_duration_since(Instant::now()));
+            client.open_window(0, 1024);
+        }
+    }
+    assert_eq!(late(&server), 0);
+    drop(client);
+    server.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_slow_service_is_not_the_clients_fault() {
     let server = start(Limits::default().write_timeout(SHORT));
     let mut client = Client::connect(server.address, &[]);
@@ -271,6 +338,57 @@ async fn a_slow_service_is_not_the_clients_fault() {
     client.assert_alive(3);
     drop(client);
     server.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_asks_once_in_one_packet_and_is_silent_is_idle() {
+    let server = start(Limits::default().idle_timeout(SHORT));
+    for path in ["/", "/32k", "/empty"] {
+        let mut stream = server.connect();
+        let mut flight = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0".to_vec();
+        flight.extend(frame(HEADERS, END_HEADERS | END_STREAM, 1, &head(0x82, path)));
+        let begun = Instant::now();
+        stream.write_all(&flight).unwrap();
+        stream.read_to_end(&mut Vec::new()).unwrap();
+        assert!(begun.elapsed() >= SHORT);
+    }
+    assert_eq!(server.handle.stats().refused.idle_timeout, 3);
+    server.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_reads_late_and_never_asks_has_the_time_of_a_first_request() {
+    let server = start(Limits::default().header_timeout(4 * SHORT));
+    let mut stream = server.connect();
+    stream.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0").unwrap();
+    // Until the server's socket is full of what is answered.
+    let flood = frame(PING, 0, 0, b"are you?").repeat(1000);
+    stream.set_nonblocking(true).unwrap();
+    let (begun, mut sent) = (Instant::now(), 0);
+    while begun.elapsed() < SHORT {
+        sent = (sent + stream.write(&flood[sent..]).unwrap_or(0)) % flood.len();
+    }
+    stream.set_nonblocking(false).unwrap();
+    stream.read_to_end(&mut Vec::new()).unwrap();
+    assert_eq!(server.handle.stats().refused.header_timeout, 1);
+    server.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_closing_is_not_idle() {
+    let server = start(Limits::default().idle_timeout(SHORT));
+    let mut client = Client::connect(server.address, &[]);
+    client.assert_alive(1);
+    let counts = server.handle.clone();
+    let end = tokio::spawn(server.end());
+    let ping = std::iter::from_fn(|| client.next_of(0)).find(|frame| frame.kind == PING).unwrap();
+    client.send(PING, ACK, 0, &ping.payload);
+    client.wait_closed();
+    // It has the last word, and does not close. That has its own time.
+    thread::sleep(3 * SHORT);
+    assert_eq!((counts.stats().refused.idle_timeout, counts.open_connections()), (0, 1));
+    drop(client);
+    end.await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -497,6 +615,12 @@ async fn tunnels_are_not_idle() {
         tunnel.write_all(b"ping").unwrap();
         let said = read_to_end(&mut tunnel);
         assert!(status(&said) == expected && said.ends_with("\r\n\r\nping"), "{said}");
+        // Nor late, when there is more than finds room on the way.
+        let mut tunnel = server.connect();
+        tunnel.write_all(request).unwrap();
+        tunnel.write_all(b"more").unwrap();
+        thread::sleep(4 * SHORT);
+        assert!(read_to_end(&mut tunnel).len() > LARGE.len());
     }
     let io = TokioIo::new(tokio::net::TcpStream::connect(server.address).await.unwrap());
     let (mut requests, connection) =

@@ -15,6 +15,7 @@ use tfo_core::first_flight::frame::PREFACE;
 
 use super::body::RequestBody;
 use super::control;
+use super::idle::Idle;
 use super::io::Io;
 use super::progress::Progress;
 use super::service::Served;
@@ -71,7 +72,7 @@ pin_project_lite::pin_project! {
         // The first bytes do not tell yet. Taken when they do.
         Unknown { parts: Option<(Io, Served<S>)> },
         Http1 { #[pin] connection: Http1<S> },
-        Http2 { #[pin] connection: Http2<S> },
+        Http2 { #[pin] connection: Http2<S>, idle: Idle },
     }
 }
 
@@ -106,7 +107,7 @@ impl<S: HttpService> Connection<S> {
     /// Whether the gate withholds something of it, or it has not been read since. That it is proven is not
     /// enough: the kernel knows before the reader does.
     pub(super) fn is_withheld(&self) -> bool {
-        self.stream.upgrade().is_some_and(|stream| stream.state().is_withheld())
+        is_withheld(&self.stream)
     }
 
     /// No further request is wanted. One that is under way is answered.
@@ -116,7 +117,7 @@ impl<S: HttpService> Connection<S> {
         match this.state.as_mut().project() {
             StateProj::Unknown { parts } => *parts = None,
             StateProj::Http1 { connection } => connection.graceful_shutdown(),
-            StateProj::Http2 { connection } => connection.graceful_shutdown(),
+            StateProj::Http2 { connection, .. } => connection.graceful_shutdown(),
         }
     }
 }
@@ -130,13 +131,16 @@ impl<S: HttpService> Future for Connection<S> {
             let next = match this.state.as_mut().project() {
                 // What a client does to its own connection is its own affair.
                 StateProj::Http1 { connection } => return connection.poll(cx).map(drop),
-                StateProj::Http2 { connection } => {
+                StateProj::Http2 { connection, idle } => {
                     if connection.poll(cx).is_ready() || this.progress.is_too_much() {
                         return Poll::Ready(());
                     }
                     if this.progress.is_enough() && !*this.ending {
                         self.as_mut().end();
                         continue;
+                    }
+                    if idle.poll_late(this.progress, || is_withheld(this.stream), cx).is_ready() {
+                        return Poll::Ready(());
                     }
                     return this.leftovers.poll_late(this.progress, cx);
                 }
@@ -160,12 +164,13 @@ impl<S: HttpService> State<S> {
         let limits = &context.limits;
         if io.http2 {
             one(&context.counts.http2);
+            let idle = Idle::new(io.accepted);
             let size = u32::try_from(limits.header_size).unwrap_or(u32::MAX);
             let connection = http2::Builder::new(Streams(Arc::clone(&progress)))
                 .max_header_list_size(size)
                 .max_concurrent_streams(limits.streams)
                 .serve_connection(TokioIo::new(io), served);
-            return Self::Http2 { connection };
+            return Self::Http2 { connection, idle };
         }
         one(&context.counts.http1);
         let connection = http1::Builder::new()
@@ -175,6 +180,10 @@ impl<S: HttpService> State<S> {
             .with_upgrades();
         Self::Http1 { connection }
     }
+}
+
+fn is_withheld(stream: &Weak<Shared>) -> bool {
+    stream.upgrade().is_some_and(|stream| stream.state().is_withheld())
 }
 
 /// Whether it is HTTP/2: known from the bytes that are read anyway.

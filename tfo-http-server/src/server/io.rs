@@ -31,7 +31,7 @@ pub(super) struct Io {
     handed: usize,
     pub(super) http2: bool,
     progress: Arc<Progress>,
-    accepted: Instant,
+    pub(super) accepted: Instant,
     /// The request that the times below belong to.
     request: u64,
     /// When the first byte of a head that is not complete came.
@@ -108,14 +108,15 @@ impl Io {
     /// Ready, with an error, when the client should have sent something.
     fn poll_late(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         // A client that is still taking an answer is not idle: the service is done with it, the kernel is not.
-        if self.progress.is_busy() || self.progress.is_upgraded() || self.write_timer.runs() {
+        // HTTP/2 has streams, and a clock of its own.
+        if self.http2 || self.progress.is_busy() || self.progress.is_upgraded() || self.write_timer.runs() {
             return Poll::Pending;
         }
         self.note_request();
         let limits = &self.progress.context().limits;
         let (deadline, head) = match self.head_since {
             _ if self.request == 0 => (later(self.accepted, limits.header_timeout), true),
-            Some(since) if !self.http2 => (later(since, limits.header_timeout), true),
+            Some(since) => (later(since, limits.header_timeout), true),
             _ => {
                 let since = *self.idle_since.get_or_insert_with(Instant::now);
                 (later(since, limits.idle_timeout), false)
@@ -123,8 +124,7 @@ impl Io {
         };
         ready!(self.read_timer.poll(deadline, cx));
         // What the gate withholds has come in time; its own deadline holds.
-        let info = self.stream.info();
-        if info.was_gated() && !info.is_proven() {
+        if self.stream.is_withheld() {
             return Poll::Pending;
         }
         let counts = self.progress.counts();
@@ -132,7 +132,7 @@ impl Io {
             return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
         }
         one(if head { &counts.header_timeout } else { &counts.idle_timeout });
-        if head && !self.http2 && (self.head_since.is_some() || !self.front.is_empty()) {
+        if head && (self.head_since.is_some() || !self.front.is_empty()) {
             // Whether it fits or not: the connection is over.
             let _ = Pin::new(&mut self.stream).poll_write(cx, TOO_LATE);
         }
@@ -141,7 +141,8 @@ impl Io {
 
     fn limited<T>(&mut self, cx: &mut Context<'_>, poll: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
         let window = self.progress.window();
-        if poll.is_ready() {
+        // Who has upgraded it may wait as long as he likes.
+        if poll.is_ready() || self.progress.is_upgraded() {
             if self.write_timer.runs() {
                 self.write_timer.stop();
                 window.blocked.store(false, Relaxed);
@@ -267,6 +268,7 @@ impl AsyncWrite for Io {
             }
             this.read_timer.stop();
             this.linger = Some(LINGER_BYTES);
+            this.progress.window().blocked.store(true, Relaxed);
         }
         this.poll_linger(cx).map(Ok)
     }

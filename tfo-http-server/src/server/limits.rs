@@ -98,8 +98,9 @@ impl Limits {
     /// How long a client may take for 16 KiB of what it is answered, or for all that is left, while the server
     /// waits for it and for nothing else. A slow service costs its client nothing.
     ///
-    /// HTTP/2 has windows: a stream whose client leaves its window shut is reset (`CANCEL`), and the others go
-    /// on. Streams that have to wait for each other on a slow line are given the time that takes. What HTTP/2
+    /// HTTP/2 has windows. While a stream waits for them the client must take as much of all streams together,
+    /// and something of this one; if all it takes goes to others, they may have two turns each. A stream for
+    /// which that does not hold is reset (`CANCEL`), and the others go on. What HTTP/2
     /// has taken in hand with its end cannot be reset: if that is not read, less than 16 KiB, the connection is
     /// closed after two to four times as long.
     ///

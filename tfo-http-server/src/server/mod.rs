@@ -8,6 +8,7 @@ mod control;
 mod error;
 #[cfg(unix)]
 mod hand_over;
+mod idle;
 mod io;
 mod limits;
 mod progress;
