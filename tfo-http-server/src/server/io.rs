@@ -124,8 +124,7 @@ impl Io {
         };
         ready!(self.read_timer.poll(deadline, cx));
         // What the gate withholds has come in time; its own deadline holds.
-        let info = self.stream.info();
-        if info.was_gated() && !info.is_proven() {
+        if self.stream.is_withheld() {
             return Poll::Pending;
         }
         let counts = self.progress.counts();

@@ -85,6 +85,13 @@ impl AcceptedStream {
         AcceptInfo::new(Arc::clone(&self.shared))
     }
 
+    /// Whether something was withheld, and not read since. That it is proven is not enough: the kernel knows
+    /// before the reader does.
+    #[cfg(feature = "server")]
+    pub(crate) fn is_withheld(&self) -> bool {
+        self.shared.state().is_withheld()
+    }
+
     #[cfg(feature = "server")]
     pub(crate) fn reset_on_close(&self) {
         self.shared.reset_on_close();
