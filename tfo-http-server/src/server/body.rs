@@ -255,16 +255,8 @@ impl<B: Body> Body for ResponseBody<B> {
     }
 
     fn size_hint(&self) -> SizeHint {
-        let mut hint = self.inner.as_ref().map_or_else(|| SizeHint::with_exact(0), Body::size_hint);
-        if let Some(rest) = &self.rest {
-            let rest = rest.remaining() as u64;
-            // Upwards first: the lower may not pass it.
-            if let Some(upper) = hint.upper() {
-                hint.set_upper(upper.saturating_add(rest));
-            }
-            hint.set_lower(hint.lower().saturating_add(rest));
-        }
-        hint
+        // hyper asks before the first frame, when there is no rest yet.
+        self.inner.as_ref().map_or_else(|| SizeHint::with_exact(0), Body::size_hint)
     }
 }
 
