@@ -61,8 +61,13 @@ async fn answer(mut request: Request<RequestBody>) -> Result<Answer, Infallible>
         };
         return Ok(Response::new(Full::from(text).boxed_unsync()));
     }
-    if request.method() == Method::HEAD {
+    if request.method() == Method::HEAD && request.uri().path() == "/" {
         return Ok(Response::new(Empty::new().boxed_unsync()));
+    }
+    if let Some(status) = request.uri().path().strip_prefix("/status/") {
+        let mut response = Response::new(Full::from("what nobody wants").boxed_unsync());
+        *response.status_mut() = status.parse().unwrap();
+        return Ok(response);
     }
     Ok(Response::new(match request.uri().path() {
         "/large" => Full::from(Bytes::from_static(&LARGE)).boxed_unsync(),
@@ -114,7 +119,7 @@ async fn a_window_of_zero_costs_the_stream_and_not_the_connection() {
     let mut client = Client::connect(server.address, &[(WINDOW, 0)]);
     // None of these has anything that waits for the window.
     client.get(1, "/empty");
-    client.request(3, &head_of_head(), END_STREAM);
+    client.request(3, &head_of_head("/"), END_STREAM);
     // These have, however lively the connection is.
     client.get(5, "/");
     client.get(7, "/large");
@@ -138,11 +143,39 @@ async fn a_window_of_zero_costs_the_stream_and_not_the_connection() {
     server.end().await;
 }
 
-/// HEAD / has no index.
-fn head_of_head() -> Vec<u8> {
+/// HEAD has no index.
+fn head_of_head(path: &str) -> Vec<u8> {
     let mut bytes = b"\x02\x04HEAD".to_vec();
-    bytes.extend(&head(0x82, "/")[1..]);
+    bytes.extend(&head(0x82, path)[1..]);
     bytes
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_has_no_body_has_none_over_http2_either() {
+    let server = start(Limits::default());
+    let io = TokioIo::new(tokio::net::TcpStream::connect(server.address).await.unwrap());
+    let (mut requests, connection) =
+        hyper::client::conn::http2::handshake(TokioExecutor::new(), io).await.unwrap();
+    tokio::spawn(connection);
+    for (method, path, length) in [
+        (Method::HEAD, "/32k", Some("32768")),
+        (Method::HEAD, "/events", None),
+        (Method::GET, "/status/204", None),
+        (Method::GET, "/status/304", None),
+    ] {
+        let request = Request::builder().method(method).uri(format!("http://h{path}"));
+        let response = requests.send_request(request.body(Empty::<Bytes>::new()).unwrap()).await.unwrap();
+        let told = response.headers().get("content-length").map(|value| value.to_str().unwrap());
+        assert_eq!(told, length, "{path}");
+        assert!(response.into_body().collect().await.unwrap().to_bytes().is_empty(), "{path}");
+    }
+    // Nor is anything sent that a client would have to forget.
+    let mut client = Client::connect(server.address, &[]);
+    client.request(1, &head_of_head("/32k"), END_STREAM);
+    let answer = client.next_of(1).unwrap();
+    assert!(answer.kind == HEADERS && answer.ends(), "{answer:?}");
+    drop((requests, client));
+    server.end().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
