@@ -61,8 +61,13 @@ async fn answer(mut request: Request<RequestBody>) -> Result<Answer, Infallible>
         };
         return Ok(Response::new(Full::from(text).boxed_unsync()));
     }
-    if request.method() == Method::HEAD {
+    if request.method() == Method::HEAD && request.uri().path() == "/" {
         return Ok(Response::new(Empty::new().boxed_unsync()));
+    }
+    if let Some(status) = request.uri().path().strip_prefix("/status/") {
+        let mut response = Response::new(Full::from("what nobody wants").boxed_unsync());
+        *response.status_mut() = status.parse().unwrap();
+        return Ok(response);
     }
     Ok(Response::new(match request.uri().path() {
         "/large" => Full::from(Bytes::from_static(&LARGE)).boxed_unsync(),
@@ -114,7 +119,7 @@ async fn a_window_of_zero_costs_the_stream_and_not_the_connection() {
     let mut client = Client::connect(server.address, &[(WINDOW, 0)]);
     // None of these has anything that waits for the window.
     client.get(1, "/empty");
-    client.request(3, &head_of_head(), END_STREAM);
+    client.request(3, &head_of_head("/"), END_STREAM);
     // These have, however lively the connection is.
     client.get(5, "/");
     client.get(7, "/large");
@@ -138,11 +143,39 @@ async fn a_window_of_zero_costs_the_stream_and_not_the_connection() {
     server.end().await;
 }
 
-/// HEAD / has no index.
-fn head_of_head() -> Vec<u8> {
+/// HEAD has no index.
+fn head_of_head(path: &str) -> Vec<u8> {
     let mut bytes = b"\x02\x04HEAD".to_vec();
-    bytes.extend(&head(0x82, "/")[1..]);
+    bytes.extend(&head(0x82, path)[1..]);
     bytes
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_has_no_body_has_none_over_http2_either() {
+    let server = start(Limits::default());
+    let io = TokioIo::new(tokio::net::TcpStream::connect(server.address).await.unwrap());
+    let (mut requests, connection) =
+        hyper::client::conn::http2::handshake(TokioExecutor::new(), io).await.unwrap();
+    tokio::spawn(connection);
+    for (method, path, length) in [
+        (Method::HEAD, "/32k", Some("32768")),
+        (Method::HEAD, "/events", None),
+        (Method::GET, "/status/204", None),
+        (Method::GET, "/status/304", None),
+    ] {
+        let request = Request::builder().method(method).uri(format!("http://h{path}"));
+        let response = requests.send_request(request.body(Empty::<Bytes>::new()).unwrap()).await.unwrap();
+        let told = response.headers().get("content-length").map(|value| value.to_str().unwrap());
+        assert_eq!(told, length, "{path}");
+        assert!(response.into_body().collect().await.unwrap().to_bytes().is_empty(), "{path}");
+    }
+    // Nor is anything sent that a client would have to forget.
+    let mut client = Client::connect(server.address, &[]);
+    client.request(1, &head_of_head("/32k"), END_STREAM);
+    let answer = client.next_of(1).unwrap();
+    assert!(answer.kind == HEADERS && answer.ends(), "{answer:?}");
+    drop((requests, client));
+    server.end().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -579,9 +612,10 @@ async fn pipelined_requests_whose_answers_are_not_read() {
 async fn a_reader_that_is_too_slow_and_one_that_is_not() {
     // A whole second: the kernel must see progress in it.
     let server = start(Limits::default().write_timeout(Duration::from_secs(1)));
-    let read = |bytes: usize| {
+    let http1 = b"GET /large HTTP/1.1\r\nHost: h\r\n\r\n".to_vec();
+    let read = |request: &[u8], bytes: usize| {
         let mut stream = server.connect();
-        stream.write_all(b"GET /large HTTP/1.1\r\nHost: h\r\n\r\n").unwrap();
+        stream.write_all(request).unwrap();
         let (mut room, begun, mut taken) = (vec![0; bytes], Instant::now(), 0);
         while begun.elapsed() < 4 * Duration::from_secs(1) {
             match stream.read(&mut room) {
@@ -593,11 +627,18 @@ async fn a_reader_that_is_too_slow_and_one_that_is_not() {
         Ok(taken)
     };
     // 1.5 MB a second: the kernel's queue is not free by a third in a second, but it moves.
-    let steady = read(30_000);
+    let steady = read(&http1, 30_000);
+    assert!(steady.is_ok(), "{steady:?}");
+    // Nor are the windows of HTTP/2 to blame for it, which are open.
+    let mut http2 = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_vec();
+    http2.extend(frame(SETTINGS, 0, 0, &[0, 4, 0x7f, 0xff, 0xff, 0xff]));
+    http2.extend(frame(WINDOW_UPDATE, 0, 0, &100_000_000_u32.to_be_bytes()));
+    http2.extend(frame(HEADERS, END_HEADERS | END_STREAM, 1, &head(0x82, "/large")));
+    let steady = read(&http2, 30_000);
     assert!(steady.is_ok(), "{steady:?}");
     assert_eq!(late(&server), 0);
     // 50 bytes a second.
-    let _ = read(1);
+    let _ = read(&http1, 1);
     assert_eq!(late(&server), 1);
     server.end().await;
 }

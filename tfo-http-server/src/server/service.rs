@@ -5,7 +5,7 @@ use std::pin::Pin;
 use std::sync::{Arc, Weak};
 use std::task::{Context, Poll, ready};
 
-use http::header::CONNECTION;
+use http::header::{CONNECTION, CONTENT_LENGTH};
 use http::{HeaderValue, Method, Request, Response, StatusCode, Version};
 use http_body::Body;
 use hyper::body::Incoming;
@@ -49,23 +49,24 @@ where
         let in_flight = self.progress.begin(record);
         let http1 = request.version() < Version::HTTP_2;
         let tunnel = request.method() == Method::CONNECT;
+        let head = request.method() == Method::HEAD;
         let too_large =
             context.limits.body_size.is_some_and(|most| request.body().size_hint().lower() > most);
         if too_large {
             self.progress.counts().on_body(true);
             self.progress.set_unread();
-            return Answering { inner: None, verdict: None, request: Some(in_flight), http1, tunnel };
+            return Answering { inner: None, verdict: None, request: Some(in_flight), http1, tunnel, head };
         }
-        let (head, body) = request.into_parts();
+        let (parts, body) = request.into_parts();
         let (body, verdict) = RequestBody::new(body, &context.limits, &self.progress);
-        let mut request = Request::from_parts(head, body);
+        let mut request = Request::from_parts(parts, body);
         if let Some(info) = info {
             #[cfg(feature = "axum")]
             request.extensions_mut().insert(axum::extract::ConnectInfo(info.clone()));
             request.extensions_mut().insert(info);
         }
         let inner = Some(self.service.call(request));
-        Answering { inner, verdict, request: Some(in_flight), http1, tunnel }
+        Answering { inner, verdict, request: Some(in_flight), http1, tunnel, head }
     }
 }
 
@@ -79,6 +80,7 @@ pin_project_lite::pin_project! {
         request: Option<InFlight>,
         http1: bool,
         tunnel: bool,
+        head: bool,
     }
 }
 
@@ -115,7 +117,12 @@ where
                     request.progress().set_upgraded();
                 }
                 let last = request.progress().is_last() && !upgraded;
-                (response.map(|body| ResponseBody::new(body, request, !http1)), last)
+                let bodiless = matches!(status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
+                if !http1 && (*this.head || bodiless) {
+                    (without_body(response, request, *this.head), last)
+                } else {
+                    (response.map(|body| ResponseBody::new(body, request, !http1)), last)
+                }
             }
             (status, _) => {
                 let status = status.unwrap_or(StatusCode::PAYLOAD_TOO_LARGE);
@@ -130,4 +137,14 @@ where
         }
         Poll::Ready(Ok(response))
     }
+}
+
+/// RFC 9110 6.4.1: what has no body over HTTP/2 either, where hyper would send it. To a HEAD it is told how long
+/// it would be.
+fn without_body<B: Body>(response: Response<B>, request: InFlight, head: bool) -> Response<ResponseBody<B>> {
+    let (mut parts, body) = response.into_parts();
+    if let (true, false, Some(length)) = (head, body.is_end_stream(), body.size_hint().exact()) {
+        parts.headers.entry(CONTENT_LENGTH).or_insert_with(|| length.into());
+    }
+    Response::from_parts(parts, ResponseBody::empty(request))
 }
