@@ -113,7 +113,7 @@ impl Answer {
     /// The stream is over: what h2 still has of it is left.
     fn end(&self, window: &Window) {
         let turn = window.turn.load(Relaxed) % 2;
-        let parts = self.state.fetch_or(OVER | turn * TURN, Relaxed);
+        let parts = self.state.fetch_or(if turn == 0 { OVER } else { OVER | TURN }, Relaxed);
         window.left[turn as usize].parts.fetch_add(parts, Relaxed);
     }
 }
