@@ -153,7 +153,7 @@ mod tests {
         }
         // Not to root.
         fs::write(at("unreadable"), "secret").unwrap();
-        fs::set_permissions(at("unreadable"), fs::Permissions::from_mode(0)).unwrap();
+        fs::set_permissions(at("unreadable"), fs::Permissions::from_mode(0o000)).unwrap();
         symlink("a.js", at("link")).unwrap();
         symlink("dir", at("linked")).unwrap();
         symlink("../a.js", at("empty/index.html")).unwrap();
