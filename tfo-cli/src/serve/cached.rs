@@ -4,9 +4,11 @@
 //! on a network, and `preadv2(RWF_NOWAIT)` reads what is in the page cache. Whatever else a path leads to
 //! (a symbolic link for one) is left to those who may wait.
 
+use std::cell::RefCell;
+use std::collections::HashSet;
 use std::io::IoSliceMut;
 use std::os::fd::OwnedFd;
-use std::path::{Component, Path};
+use std::path::{Component, Path, PathBuf};
 use std::sync::LazyLock;
 use std::time::{Duration, SystemTime};
 
@@ -23,13 +25,25 @@ static DESCRIPTORS: LazyLock<Option<OwnedFd>> = LazyLock::new(|| {
     rustix::fs::open("/proc/self/fd", flags, Mode::empty()).ok()
 });
 
+const LOOK: OFlags = OFlags::PATH.union(OFlags::CLOEXEC);
+const READ: OFlags = OFlags::RDONLY.union(OFlags::CLOEXEC).union(OFlags::NONBLOCK).union(OFlags::NOCTTY);
+
+/// Paths that are remembered at most.
+const REMEMBERED: usize = 1024;
+
+thread_local! {
+    /// Paths beneath the root that led to regular files: these are opened to be read without a look before,
+    /// which is two system calls less. Should one have become a pipe since, that is opened once.
+    static REGULAR: RefCell<HashSet<PathBuf>> = RefCell::default();
+}
+
 /// What is known of a file that can be read, or of a directory with such an index.
 pub(super) fn metadata(root: &Dir, path: &Path) -> Option<Metadata> {
-    let (place, kind, metadata) = find(root, path)?;
+    let (place, kind, metadata) = find(root, path, LOOK)?;
     match kind {
         FileType::RegularFile => open(&place).map(|_| metadata),
         FileType::Directory => {
-            let (place, kind, index) = find(root, &path.join(INDEX))?;
+            let (place, kind, index) = find(root, &path.join(INDEX), LOOK)?;
             let readable = kind == FileType::RegularFile && open(&place).is_some();
             readable.then_some(Metadata { is_dir: true, ..index })
         }
@@ -39,12 +53,22 @@ pub(super) fn metadata(root: &Dir, path: &Path) -> Option<Metadata> {
 
 /// The whole of a small file, of `most` bytes at most.
 pub(super) fn content(root: &Dir, path: &Path, most: usize) -> Option<(Vec<u8>, Metadata)> {
-    let (place, kind, metadata) = find(root, path)?;
-    let length = usize::try_from(metadata.length).ok().filter(|length| *length <= most)?;
+    let was_regular = REGULAR.with_borrow(|regular| regular.contains(path));
+    let (place, kind, metadata) = find(root, path, if was_regular { READ } else { LOOK })?;
     if kind != FileType::RegularFile {
+        REGULAR.with_borrow_mut(|regular| regular.remove(path));
         return None;
     }
-    let file = open(&place)?;
+    let length = usize::try_from(metadata.length).ok().filter(|length| *length <= most)?;
+    let file = if was_regular { place } else { open(&place)? };
+    if !was_regular {
+        REGULAR.with_borrow_mut(|regular| {
+            if regular.len() >= REMEMBERED {
+                regular.clear();
+            }
+            regular.insert(path.to_owned());
+        });
+    }
     let mut content = vec![0; length];
     if !content.is_empty() {
         let read = preadv2(&file, &mut [IoSliceMut::new(&mut content)], 0, ReadWriteFlags::NOWAIT).ok()?;
@@ -58,9 +82,9 @@ pub(super) fn content(root: &Dir, path: &Path, most: usize) -> Option<(Vec<u8>, 
 
 /// Finds what is beneath the root by just these names, none of them a link or hidden.
 ///
-/// Nothing is opened by that to be read: that would wake whoever waits to write to a pipe, and closing it again
-/// would break it for them.
-fn find(root: &Dir, path: &Path) -> Option<(OwnedFd, FileType, Metadata)> {
+/// To [look](LOOK) opens nothing to be read: that would wake whoever waits to write to a pipe, and closing it
+/// again would break it for them.
+fn find(root: &Dir, path: &Path, how: OFlags) -> Option<(OwnedFd, FileType, Metadata)> {
     let plain = |part| match part {
         Component::Normal(name) => !name.as_encoded_bytes().starts_with(b"."),
         Component::CurDir => true,
@@ -71,7 +95,7 @@ fn find(root: &Dir, path: &Path) -> Option<(OwnedFd, FileType, Metadata)> {
     }
     let path = if path.as_os_str().is_empty() { Path::new(".") } else { path };
     let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::CACHED;
-    let place = openat2(root, path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty(), resolve).ok()?;
+    let place = openat2(root, path, how, Mode::empty(), resolve).ok()?;
     // Not through std, whose `statx` does the same for more.
     let known = fstat(&place).ok()?;
     let kind = FileType::from_raw_mode(known.st_mode);
@@ -84,8 +108,7 @@ fn find(root: &Dir, path: &Path) -> Option<(OwnedFd, FileType, Metadata)> {
 /// Opens to read what was found to be a regular file: this very one, whatever its name leads to by now.
 fn open(place: &OwnedFd) -> Option<OwnedFd> {
     let descriptors = DESCRIPTORS.as_ref()?;
-    let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK | OFlags::NOCTTY;
-    openat(descriptors, DecInt::from_fd(place), flags, Mode::empty()).ok()
+    openat(descriptors, DecInt::from_fd(place), READ, Mode::empty()).ok()
 }
 
 #[cfg(test)]
@@ -112,7 +135,8 @@ mod tests {
         let root = Dir::open_ambient_dir(directory.path(), ambient_authority()).unwrap();
         let found = |name: &str| content(&root, Path::new(name), 65_536).map(|(content, _)| content);
         assert_eq!(found("index.html").unwrap(), b"index");
-        // As `ServeDir` writes it.
+        // Again, and as `ServeDir` writes it.
+        assert_eq!(found("index.html").unwrap(), b"index");
         assert_eq!(found("./index.html").unwrap(), b"index");
         assert_eq!(found("dir/index.html").unwrap(), b"");
         for name in ["", ".hidden", "large", "link", "dir", "nothing", "../x", "/etc/passwd"] {
@@ -121,5 +145,15 @@ mod tests {
         let is_dir = |name: &str| metadata(&root, Path::new(name)).map(|metadata| metadata.is_dir);
         assert_eq!(["", "dir", "index.html", "large"].map(is_dir), [true, true, false, false].map(Some));
         assert_eq!(["empty", "deep", "link", ".hidden", "nothing"].map(is_dir), [None; 5]);
+        // What has taken its place is found, and nothing of what it was.
+        fs::remove_file(at("index.html")).unwrap();
+        symlink("large", at("index.html")).unwrap();
+        assert!(found("index.html").is_none());
+        fs::remove_file(at("index.html")).unwrap();
+        fs::create_dir(at("index.html")).unwrap();
+        assert!(found("index.html").is_none());
+        fs::remove_dir(at("index.html")).unwrap();
+        fs::write(at("index.html"), "anew").unwrap();
+        assert_eq!(found("index.html").unwrap(), b"anew");
     }
 }
