@@ -22,6 +22,9 @@ struct Args {
     /// Writes that file anew instead.
     #[arg(long)]
     write: bool,
+    /// Only this operation.
+    #[arg(long, value_name = "NAME")]
+    only: Option<String>,
 }
 
 fn main() -> ExitCode {
@@ -41,7 +44,7 @@ fn main() -> ExitCode {
 fn run(args: &Args) -> Result<bool, String> {
     let program = std::env::current_exe().map_err(|error| format!("no path of this program: {error}"))?;
     let mut counted = Vec::new();
-    for op in Op::ALL {
+    for op in Op::ALL.into_iter().filter(|op| args.only.as_deref().is_none_or(|only| only == op.name())) {
         counted.push((op, instructions::count(&program, op)?));
     }
     let file = args.committed.display();
