@@ -439,13 +439,12 @@ impl Attempts {
 /// next one is guarded.
 impl Drop for Attempts {
     fn drop(&mut self) {
-        let now = Instant::now();
         if self.delivery.is_watched()
-            && self.delivery.is_guard_over(now)
+            && self.delivery.is_guard_over(Instant::now())
             && let Some(stream) = &self.first.stream
             && TcpInfo::read(stream).is_ok_and(|tcp_info| tcp_info.bytes_received() == Some(0))
         {
-            self.tell(path::Event::Abandoned, now);
+            self.tell(path::Event::Abandoned, Instant::now());
         }
         self.park();
     }
