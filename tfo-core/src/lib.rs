@@ -50,6 +50,6 @@ pub use counters::{Counters, CountersError};
 pub use error::Error;
 pub use first_flight::{Classifier, FirstFlight};
 pub use support::{Ability, FastOpenBits, Host, KernelVersion, Problem, Severity, Side, Support, ThisHost};
-pub use syn::{Connect, SynSend, connect, peek, send, send_empty_syn, send_syn};
+pub use syn::{Connect, SynSend, connect, peek, recv_buf, send, send_empty_syn, send_syn};
 pub use sys::AsSocket;
 pub use tcp_info::{ClientFail, TcpInfo, TcpOptions, TcpState};

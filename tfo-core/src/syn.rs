@@ -1,6 +1,7 @@
 use std::io::{self, IoSlice};
 use std::net::SocketAddr;
 
+use bytes::BufMut;
 use socket2::{SockAddr, SockRef};
 
 use crate::Error;
@@ -129,4 +130,19 @@ pub fn send(socket: &impl AsSocket, data: &[IoSlice<'_>]) -> Result<usize, Error
 /// As `recv(2)`; `WouldBlock` when nothing is readable.
 pub fn peek(socket: &impl AsSocket, buffer: &mut [u8]) -> Result<usize, Error> {
     sys::peek(socket, buffer).map_err(|error| Error::new("recv MSG_PEEK", error, &[]))
+}
+
+/// `recv(2)` into the free room of `buffer`, which need not be initialized: how many bytes were appended.
+/// 0 is the end: the peer has closed (or there was no room). The error is the kernel's own.
+///
+/// # Errors
+///
+/// As `recv(2)`; `WouldBlock` when nothing is readable and the socket does not block.
+pub fn recv_buf(socket: &impl AsSocket, buffer: &mut impl BufMut) -> io::Result<usize> {
+    // SAFETY: nothing but what the kernel writes gets into the slice, and that is initialized.
+    let room = unsafe { buffer.chunk_mut().as_uninit_slice_mut() };
+    let bytes = SockRef::from(socket).recv(room)?;
+    // SAFETY: the kernel has written so many bytes, from the front on.
+    unsafe { buffer.advance_mut(bytes) };
+    Ok(bytes)
 }
