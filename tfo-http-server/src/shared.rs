@@ -46,8 +46,7 @@ pub(crate) struct State {
     /// for a reader whose data is drained, and clearing the stream's write readiness instead would
     /// make its writes wait for the ACK.
     watch: Option<Socket>,
-    /// When it was accepted, if it was not proven then.
-    unproven_since: Option<Instant>,
+    pub(crate) accepted: Instant,
     counts: Arc<Counts>,
 }
 
@@ -84,8 +83,13 @@ impl Proof {
 }
 
 impl State {
-    pub(crate) fn new(socket: Socket, proof: Proof, rtt: Option<Duration>, counts: Arc<Counts>) -> Self {
-        let unproven_since = (proof == Proof::Pending).then(Instant::now);
+    pub(crate) fn new(
+        socket: Socket,
+        accepted: Instant,
+        proof: Proof,
+        rtt: Option<Duration>,
+        counts: Arc<Counts>,
+    ) -> Self {
         if let Proof::Disproven(why) = proof {
             counts.on_disproven(why);
         }
@@ -96,7 +100,7 @@ impl State {
             unsettled: None,
             rtt,
             watch: None,
-            unproven_since,
+            accepted,
             counts,
         }
     }
@@ -172,9 +176,7 @@ impl State {
         }
         match proof {
             Proof::Pending => {}
-            Proof::Proven => {
-                self.counts.on_proven(self.unproven_since.map_or(Duration::ZERO, |at| at.elapsed()))
-            }
+            Proof::Proven => self.counts.on_proven(self.accepted.elapsed()),
             // Nobody has asked, and it may well have been proven.
             Proof::Disproven(Disproven::Closed) if !gated => {}
             Proof::Disproven(why) => self.counts.on_disproven(why),
@@ -252,7 +254,9 @@ impl Shared {
         state.settle_reader();
         state.counts.leave();
         drop(state);
-        self.wake_waiters();
+        if last_look {
+            self.wake_waiters();
+        }
         socket
     }
 

@@ -304,9 +304,10 @@ impl Admission {
             Standing::Unproven => Proof::Pending,
             Standing::Disproven => Proof::Disproven(Disproven::Reset),
         };
-        let deadline = (proof == Proof::Pending).then(|| later(Instant::now(), self.rules.gate_deadline));
+        let now = Instant::now();
+        let deadline = (proof == Proof::Pending).then(|| later(now, self.rules.gate_deadline));
         self.counts.on_accepted(birth.outcome);
-        let state = State::new(socket, proof, rtt, Arc::clone(&self.counts));
+        let state = State::new(socket, now, proof, rtt, Arc::clone(&self.counts));
         let shared = Shared::new((remote, self.address), birth.outcome, deadline, state);
         Some(match birth.standing {
             Standing::Proven => AcceptedStream::open(shared),

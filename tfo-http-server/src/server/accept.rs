@@ -1,11 +1,12 @@
 //! Accepting, until the end: one loop a listener.
 
-use std::future::{Future, poll_fn};
+use std::future::{Future as _, poll_fn};
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::{Pin, pin};
 use std::sync::Arc;
-use std::task::{self, Poll, Waker};
+use std::sync::atomic::Ordering::Relaxed;
+use std::task::{self, Poll, Waker, ready};
 use std::time::Duration;
 
 use tfo_core::first_flight::frame::PREFACE;
@@ -13,10 +14,12 @@ use tokio::io::{AsyncRead as _, AsyncWrite as _, ReadBuf};
 use tokio::runtime::{Handle, RuntimeFlavor};
 use tokio::select;
 use tokio::sync::mpsc;
-use tokio::time::{Instant, Sleep, sleep, timeout};
+use tokio::task::coop::poll_proceed;
+use tokio::time::{Sleep, sleep, timeout};
 
 use super::connection::{Connection, HttpService};
 use super::control::{Context, Place, Stage, reached};
+use super::kept::{Held, Kept};
 use super::stats::one;
 use crate::listener::Pause;
 use crate::listener::inline::InlineListener;
@@ -36,9 +39,6 @@ const DRAIN_AT_MOST: usize = 4096;
 /// When nothing comes for so long the queue is empty: the reactor has had its turn.
 const QUIET: Duration = Duration::from_millis(5);
 
-/// Shorter than what clients are usually given.
-const PACE: Duration = Duration::from_secs(5);
-
 /// Accepts until the end begins, then what waits in the queue.
 pub(super) async fn accept<S: HttpService>(
     listener: TfoListener,
@@ -54,7 +54,8 @@ pub(super) async fn accept<S: HttpService>(
         }
         false => Source::Reactor(listener),
     };
-    let mut acceptor = Acceptor { source, context, service, alive, pace: Pace::default() };
+    let kept = Kept::new(context.limits.idle_timeout);
+    let mut acceptor = Acceptor { source, context, service, alive, kept };
     let mut watch = acceptor.context.control.watch();
     select! {
         // The end first: no connection keeps it off.
@@ -65,32 +66,12 @@ pub(super) async fn accept<S: HttpService>(
     acceptor.drain().await;
 }
 
-struct Acceptor<S> {
+struct Acceptor<S: HttpService> {
     source: Source,
     context: Arc<Context>,
     service: S,
     alive: mpsc::Sender<()>,
-    pace: Pace,
-}
-
-/// A timer that is due before those of connections. Whenever one is set that is due before all others, tokio
-/// wakes its reactor, though the thread that sets it be the reactor's own: a write, and a turn in vain, for
-/// each connection that is alone and is kept alive. Nobody waits for this one.
-#[derive(Default)]
-struct Pace(Option<Pin<Box<Sleep>>>);
-
-impl Pace {
-    fn keep(&mut self) {
-        match &mut self.0 {
-            Some(sleep) if sleep.is_elapsed() => sleep.as_mut().reset(Instant::now() + PACE),
-            Some(_) => {}
-            none => {
-                let sleep = none.insert(Box::pin(sleep(PACE)));
-                // It is set when it is polled.
-                let _ = sleep.as_mut().poll(&mut task::Context::from_waker(Waker::noop()));
-            }
-        }
-    }
+    kept: Kept<S>,
 }
 
 /// Where connections come from.
@@ -109,32 +90,74 @@ impl Source {
         }
     }
 
-    async fn next(&self) -> io::Result<AcceptedStream> {
+    fn poll_next(&self, cx: &mut task::Context<'_>) -> Poll<io::Result<AcceptedStream>> {
         match self {
-            Self::Reactor(listener) => Ok(listener.accept().await?.0),
-            Self::Inline(inline) => poll_fn(|cx| inline.poll_accept(cx)).await,
+            Self::Reactor(listener) => listener.poll_accept(cx).map_ok(|(stream, _)| stream),
+            Self::Inline(inline) => inline.poll_accept(cx),
         }
     }
+}
+
+/// What a worker turns to.
+enum Event<S: HttpService> {
+    Accepted(io::Result<AcceptedStream>),
+    Kept(Held<S>),
 }
 
 impl<S: HttpService> Acceptor<S> {
     async fn run(&mut self) {
         let mut pause = Pause::default();
+        // While there are no descriptors left, for one.
+        let mut pausing: Option<Pin<Box<Sleep>>> = None;
+        // Neither many clients nor busy ones keep the others waiting.
+        let mut kept_first = false;
         loop {
-            match self.source.next().await {
-                Ok(stream) => {
-                    pause = Pause::default();
+            kept_first = !kept_first;
+            let event = poll_fn(|cx| {
+                let turn = ready!(poll_proceed(cx));
+                let paused = pausing.as_mut().is_some_and(|sleep| sleep.as_mut().poll(cx).is_pending());
+                // Under load there may be no quiet moment.
+                if self.kept.is_due() {
+                    self.close_late(cx);
+                }
+                for kept in [kept_first, !kept_first] {
+                    if kept {
+                        if let Poll::Ready(held) = self.kept.poll_next(cx) {
+                            turn.made_progress();
+                            return Poll::Ready(Event::Kept(held));
+                        }
+                    } else if !paused && let Poll::Ready(accepted) = self.source.poll_next(cx) {
+                        turn.made_progress();
+                        return Poll::Ready(Event::Accepted(accepted));
+                    }
+                }
+                self.close_late(cx);
+                Poll::Pending
+            });
+            match event.await {
+                Event::Kept(held) => self.poll_here(held),
+                Event::Accepted(Ok(stream)) => {
+                    (pause, pausing) = (Pause::default(), None);
                     self.take(stream);
                 }
-                Err(error) => match pause.after(&error, self.source.counts()) {
+                Event::Accepted(Err(error)) => match pause.after(&error, self.source.counts()) {
                     Duration::ZERO => {}
-                    pause => sleep(pause).await,
+                    pause => pausing = Some(Box::pin(sleep(pause))),
                 },
             }
         }
     }
 
+    fn close_late(&mut self, cx: &mut task::Context<'_>) {
+        let late = self.kept.poll_tick(cx);
+        self.context.counts.idle_timeout.fetch_add(late, Relaxed);
+    }
+
     async fn drain(&mut self) {
+        // A request that has come is under way, though no task knows of it.
+        for held in self.kept.take() {
+            self.poll_here(held);
+        }
         let mut watch = self.context.control.watch();
         for _ in 0..DRAIN_AT_MOST {
             let accepted = match &self.source {
@@ -165,31 +188,48 @@ impl<S: HttpService> Acceptor<S> {
             refuse(stream);
             return;
         };
-        let mut connection =
-            Box::pin(Connection::new(stream, Arc::clone(&self.context), self.service.clone()));
+        let connection = Connection::new(stream, Arc::clone(&self.context), self.service.clone());
+        self.poll_here(Held::new(connection, place));
         if let Source::Inline(inline) = &self.source {
-            if self.context.keep_alive {
-                self.pace.keep();
-            }
-            // Whoever is woken meanwhile is polled again below.
-            let mut cx = task::Context::from_waker(Waker::noop());
-            let polled = catch_unwind(AssertUnwindSafe(|| connection.as_mut().poll(&mut cx)));
-            match polled {
-                Ok(Poll::Pending) => {
-                    inline.look();
-                    connection.register();
+            inline.look();
+        }
+    }
+
+    /// Polls a connection where it is: what is over by then is dropped, what waits for its client is kept, and
+    /// only the rest becomes a task.
+    fn poll_here(&mut self, mut held: Held<S>) {
+        if let Source::Reactor(_) = self.source {
+            return self.spawn(held);
+        }
+        if self.context.keep_alive {
+            self.kept.begin();
+        }
+        let connection = &mut held.connection;
+        let fresh = connection.is_fresh();
+        // As with a task: a handler that panics fails its own connection only.
+        match catch_unwind(AssertUnwindSafe(|| connection.as_mut().poll_here())) {
+            Ok(Poll::Pending) => {
+                if let Err(held) = self.kept.keep(held) {
+                    self.spawn(held);
                 }
-                // As with a task: a handler that panics fails its own connection only.
-                over => {
-                    drop((connection, place));
-                    inline.look();
-                    if over.is_ok() {
-                        one(&self.context.counts.at_once);
-                    }
-                    return;
+            }
+            over => {
+                // The socket of an upgraded one lives on.
+                match connection.is_upgraded() {
+                    true => self.kept.let_go(&mut held),
+                    false => _ = self.kept.forget(&mut held),
+                }
+                if over.is_ok() && fresh {
+                    one(&self.context.counts.at_once);
                 }
             }
         }
+    }
+
+    fn spawn(&mut self, mut held: Held<S>) {
+        self.kept.let_go(&mut held);
+        let (connection, place) = held.into_parts();
+        connection.register();
         tokio::spawn(run(connection, Arc::clone(&self.context), place));
     }
 }

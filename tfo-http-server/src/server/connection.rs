@@ -4,7 +4,7 @@ use std::future::Future;
 use std::io;
 use std::pin::Pin;
 use std::sync::{Arc, Weak};
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll, Waker, ready};
 
 use http::{Request, Response};
 use http_body::Body;
@@ -23,6 +23,7 @@ use super::stats::one;
 use super::window::{Leftovers, Streams};
 use crate::AcceptedStream;
 use crate::shared::Shared;
+use crate::stream::socket::Socket;
 
 pub(super) type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
@@ -72,7 +73,8 @@ pin_project_lite::pin_project! {
         // The first bytes do not tell yet. Taken when they do.
         Unknown { parts: Option<(Io, Served<S>)> },
         Http1 { #[pin] connection: Http1<S> },
-        Http2 { #[pin] connection: Http2<S>, idle: Idle },
+        // Twice as large as the other.
+        Http2 { connection: Pin<Box<Http2<S>>>, idle: Idle },
     }
 }
 
@@ -96,12 +98,41 @@ impl<S: HttpService> Connection<S> {
         self.progress.begun() == 0
     }
 
-    /// For a connection that was polled [inline](crate::stream::socket::Socket::Inline): from now on it may
-    /// wait. To be polled again.
+    /// Polls it for an owner who does not wait: what is pending [registers](Self::register) it, and is polled
+    /// again by whoever waits.
+    pub(super) fn poll_here(mut self: Pin<&mut Self>) -> Poll<()> {
+        self.progress.set_polled_here(true);
+        let waker = Waker::from(Arc::clone(&self.progress));
+        let polled = self.as_mut().poll(&mut Context::from_waker(&waker));
+        self.progress.set_polled_here(false);
+        polled
+    }
+
+    /// The socket, if it waits for the next request of its client and for nothing else: not for a proof, which
+    /// is nothing to read.
+    pub(super) fn with_idle<T>(&self, work: impl FnOnce(&Socket) -> T) -> Option<T> {
+        if !matches!(self.state, State::Http1 { .. }) || !self.progress.is_idle() {
+            return None;
+        }
+        let stream = self.stream.upgrade()?;
+        let state = stream.state();
+        if state.is_unsettled() { None } else { state.socket.as_ref().map(work) }
+    }
+
+    pub(super) fn is_upgraded(&self) -> bool {
+        self.progress.is_upgraded()
+    }
+
+    /// From now on it may wait.
     pub(super) fn register(&self) {
         if let Some(stream) = self.stream.upgrade() {
             stream.register();
         }
+    }
+
+    /// The socket, as long as there is one.
+    pub(super) fn with_socket<T>(&self, work: impl FnOnce(&mut Socket) -> T) -> Option<T> {
+        self.stream.upgrade()?.state().socket.as_mut().map(work)
     }
 
     /// Whether the gate withholds something of it, or it has not been read since. That it is proven is not
@@ -117,7 +148,7 @@ impl<S: HttpService> Connection<S> {
         match this.state.as_mut().project() {
             StateProj::Unknown { parts } => *parts = None,
             StateProj::Http1 { connection } => connection.graceful_shutdown(),
-            StateProj::Http2 { connection, .. } => connection.graceful_shutdown(),
+            StateProj::Http2 { connection, .. } => connection.as_mut().graceful_shutdown(),
         }
     }
 }
@@ -132,7 +163,7 @@ impl<S: HttpService> Future for Connection<S> {
                 // What a client does to its own connection is its own affair.
                 StateProj::Http1 { connection } => return connection.poll(cx).map(drop),
                 StateProj::Http2 { connection, idle } => {
-                    if connection.poll(cx).is_ready() || this.progress.is_too_much() {
+                    if connection.as_mut().poll(cx).is_ready() || this.progress.is_too_much() {
                         return Poll::Ready(());
                     }
                     if this.progress.is_enough() && !*this.ending {
@@ -170,7 +201,7 @@ impl<S: HttpService> State<S> {
                 .max_header_list_size(size)
                 .max_concurrent_streams(limits.streams)
                 .serve_connection(TokioIo::new(io), served);
-            return Self::Http2 { connection, idle };
+            return Self::Http2 { connection: Box::pin(connection), idle };
         }
         one(&context.counts.http1);
         let connection = http1::Builder::new()

@@ -34,7 +34,7 @@ pub(super) struct Io {
     pub(super) accepted: Instant,
     /// The request that the times below belong to.
     request: u64,
-    /// When the first byte of a head that is not complete came.
+    /// Since when is being waited for the rest of a head.
     head_since: Option<Instant>,
     idle_since: Option<Instant>,
     read_timer: Timer,
@@ -49,13 +49,14 @@ pub(super) struct Io {
 
 impl Io {
     pub(super) fn new(stream: AcceptedStream, progress: Arc<Progress>) -> Self {
+        let accepted = stream.accepted();
         Self {
             stream,
             front: Vec::new(),
             handed: 0,
             http2: false,
             progress,
-            accepted: Instant::now(),
+            accepted,
             request: 0,
             head_since: None,
             idle_since: None,
@@ -89,8 +90,8 @@ impl Io {
         }
         self.ended = buf.filled().len() == before;
         self.note_request();
-        if !self.ended && !self.progress.is_busy() && self.head_since.is_none() {
-            self.head_since = Some(Instant::now());
+        if !self.ended && !self.progress.is_busy() {
+            self.progress.set_head(true);
         }
         Poll::Ready(Ok(()))
     }
@@ -100,6 +101,7 @@ impl Io {
         let begun = self.progress.begun();
         if begun != self.request {
             self.request = begun;
+            self.progress.set_head(false);
             self.head_since = None;
             self.idle_since = None;
         }
@@ -113,11 +115,17 @@ impl Io {
             return Poll::Pending;
         }
         self.note_request();
+        if self.progress.is_polled_here() {
+            return Poll::Pending;
+        }
         let limits = &self.progress.context().limits;
-        let (deadline, head) = match self.head_since {
+        let (deadline, head) = match self.progress.has_head() {
             _ if self.request == 0 => (later(self.accepted, limits.header_timeout), true),
-            Some(since) => (later(since, limits.header_timeout), true),
-            _ => {
+            true => {
+                let since = *self.head_since.get_or_insert_with(Instant::now);
+                (later(since, limits.header_timeout), true)
+            }
+            false => {
                 let since = *self.idle_since.get_or_insert_with(Instant::now);
                 (later(since, limits.idle_timeout), false)
             }
@@ -132,7 +140,7 @@ impl Io {
             return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
         }
         one(if head { &counts.header_timeout } else { &counts.idle_timeout });
-        if head && (self.head_since.is_some() || !self.front.is_empty()) {
+        if head && (self.progress.has_head() || !self.front.is_empty()) {
             // Whether it fits or not: the connection is over.
             let _ = Pin::new(&mut self.stream).poll_write(cx, TOO_LATE);
         }
@@ -178,7 +186,7 @@ impl Io {
 
     /// Whether the client may be sending still: then a close could destroy the answer on its way.
     fn may_be_unread(&self) -> bool {
-        let refused = self.head_since.is_some() && self.progress.begun() == self.request;
+        let refused = self.progress.has_head() && self.progress.begun() == self.request;
         // An HTTP/2 client may always have something to say: WINDOW_UPDATE, a PING's answer.
         !self.ended && (self.http2 || self.progress.is_unread() || refused)
     }

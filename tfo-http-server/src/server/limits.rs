@@ -110,7 +110,8 @@ impl Limits {
         self
     }
 
-    /// How long a connection may be without a request, after its first.
+    /// How long a connection may be without a request, after its first. An eighth longer, 5 s at most, is
+    /// possible: it is looked at now and then.
     pub fn idle_timeout(mut self, timeout: Duration) -> Self {
         self.idle_timeout = timeout;
         self

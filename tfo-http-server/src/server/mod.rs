@@ -10,6 +10,7 @@ mod error;
 mod hand_over;
 mod idle;
 mod io;
+mod kept;
 mod limits;
 mod progress;
 #[cfg(feature = "prometheus")]
@@ -17,6 +18,7 @@ mod prometheus;
 mod service;
 mod stats;
 mod timer;
+mod watch;
 mod window;
 
 use std::fmt;
@@ -55,6 +57,11 @@ pub use stats::{RefusedStats, ServerStats};
 /// Limits against slow and greedy clients are [on](Limits) unless changed. Handlers find the
 /// [`AcceptInfo`](crate::AcceptInfo) in the request's extensions, with the feature `axum` as
 /// `ConnectInfo<AcceptInfo>` too.
+///
+/// A worker with a thread of its own polls a connection where it has accepted it. Most are over then: they have
+/// cost no task, no timer and no registration with the reactor. So it is with those that are kept alive and wait
+/// for their client's next request (on Linux); only one whose handler, or whose client, has to be waited for in
+/// the middle of something becomes a task.
 ///
 /// ```no_run
 /// use std::convert::Infallible;

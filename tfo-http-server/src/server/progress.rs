@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::Relaxed};
+use std::task::Wake;
 use std::time::Duration;
 
 use http::{Method, StatusCode, Uri, Version};
@@ -24,6 +25,12 @@ pub(super) struct Progress {
     last: AtomicBool,
     /// A body was not read to its end: something may be in the kernel.
     unread: AtomicBool,
+    /// A part of a head has come.
+    head: AtomicBool,
+    /// Nobody would be woken: who has polled it looks what it waits for.
+    polled_here: AtomicBool,
+    /// It asks to be polled again, whether there is something to read or not.
+    woken: AtomicBool,
     window: Window,
 }
 
@@ -36,6 +43,9 @@ impl Progress {
             upgraded: AtomicBool::new(false),
             last: AtomicBool::new(false),
             unread: AtomicBool::new(false),
+            head: AtomicBool::new(false),
+            polled_here: AtomicBool::new(false),
+            woken: AtomicBool::new(false),
             window: Window::default(),
         })
     }
@@ -107,6 +117,37 @@ impl Progress {
         self.unread.store(true, Relaxed);
     }
 
+    /// Whether a part of a head has come.
+    pub(super) fn has_head(&self) -> bool {
+        self.head.load(Relaxed)
+    }
+
+    pub(super) fn set_head(&self, begun: bool) {
+        self.head.store(begun, Relaxed);
+    }
+
+    pub(super) fn is_polled_here(&self) -> bool {
+        self.polled_here.load(Relaxed)
+    }
+
+    pub(super) fn set_polled_here(&self, here: bool) {
+        self.polled_here.store(here, Relaxed);
+        if here {
+            self.woken.store(false, Relaxed);
+        }
+    }
+
+    /// Whether all that was asked for is answered, and taken by the kernel.
+    pub(super) fn is_idle(&self) -> bool {
+        self.begun() > 0
+            && !self.is_busy()
+            && !self.is_upgraded()
+            && !self.is_unread()
+            && !self.has_head()
+            && !self.woken.load(Relaxed)
+            && !self.window.is_blocked()
+    }
+
     /// A request has come.
     pub(super) fn begin(self: &Arc<Self>, record: Option<Box<RequestRecord>>) -> InFlight {
         self.enter();
@@ -114,6 +155,18 @@ impl Progress {
             self.last.store(true, Relaxed);
         }
         InFlight { progress: Arc::clone(self), record }
+    }
+}
+
+/// For who is [polled here](Progress::is_polled_here): hyper wakes itself when it has had enough for one turn,
+/// and more in its buffer.
+impl Wake for Progress {
+    fn wake(self: Arc<Self>) {
+        self.wake_by_ref();
+    }
+
+    fn wake_by_ref(self: &Arc<Self>) {
+        self.woken.store(true, Relaxed);
     }
 }
 

@@ -18,6 +18,8 @@ use std::task::{Context, Poll, ready};
 
 use socket2::SockRef;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+#[cfg(feature = "server")]
+use tokio::time::Instant;
 
 use crate::info::AcceptInfo;
 use crate::outcome::Disproven;
@@ -90,6 +92,11 @@ impl AcceptedStream {
     #[cfg(feature = "server")]
     pub(crate) fn is_withheld(&self) -> bool {
         self.shared.state().is_withheld()
+    }
+
+    #[cfg(feature = "server")]
+    pub(crate) fn accepted(&self) -> Instant {
+        self.shared.state().accepted
     }
 
     #[cfg(feature = "server")]

@@ -24,7 +24,7 @@ use tokio::time::{Instant, Sleep};
 use super::gate::{Judgement, Standing};
 use super::look::{duplicate, look, poll_standing};
 use super::replayable::Replayable;
-use super::socket::{INLINE_READ, Socket};
+use super::socket::Socket;
 use super::{LARGEST_FLIGHT, USUAL_FLIGHT};
 use crate::outcome::Disproven;
 use crate::shared::{Flight, Proof, State};
@@ -162,7 +162,7 @@ impl Mode {
         buf: &mut ReadBuf<'_>,
     ) -> io::Result<Self> {
         let Some(socket) = &mut state.socket else { return Ok(Self::Failed(Disproven::Closed)) };
-        let (before, room) = (buf.filled().len(), buf.remaining().min(INLINE_READ));
+        let (before, room) = (buf.filled().len(), buf.remaining());
         // As in a first look.
         if Pin::new(socket).poll_read(cx, buf)?.is_pending() {
             return Ok(Self::Open);

@@ -1,16 +1,14 @@
 //! The socket of a connection, registered with the reactor or not.
 
-use std::io::{self, IoSlice, Read as _, Write as _};
+use std::io::{self, IoSlice, Write as _};
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
 use socket2::SockRef;
+use tfo_core::recv_buf;
 use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
 use tokio::net::TcpStream;
-
-/// More than a request without a body usually has.
-pub(super) const INLINE_READ: usize = 4096;
 
 /// A socket that does not block.
 #[derive(Debug)]
@@ -43,6 +41,14 @@ impl Socket {
         match self {
             Self::Inline { socket, .. } => TcpStream::from_std(socket).map(Self::Registered),
             registered => Ok(registered),
+        }
+    }
+
+    /// There is something to read again.
+    #[cfg(feature = "server")]
+    pub(crate) fn refill(&mut self) {
+        if let Self::Inline { drained, .. } = self {
+            *drained = false;
         }
     }
 
@@ -124,14 +130,14 @@ impl AsyncRead for Socket {
             // A second call would find nothing: hyper reads once more before it answers.
             Self::Inline { drained: true, .. } => Poll::Pending,
             Self::Inline { socket, drained } => {
-                let room = buf.remaining().min(INLINE_READ);
-                let read = no_wait(socket.read(buf.initialize_unfilled_to(room)));
+                let room = buf.remaining();
+                let read = no_wait(recv_buf(socket, buf));
                 *drained = match read {
                     Poll::Pending => true,
                     Poll::Ready(Ok(bytes)) => (1..room).contains(&bytes),
                     Poll::Ready(Err(_)) => false,
                 };
-                read.map_ok(|bytes| buf.advance(bytes))
+                read.map_ok(drop)
             }
         }
     }
