@@ -32,8 +32,7 @@ const READ: OFlags = OFlags::RDONLY.union(OFlags::CLOEXEC).union(OFlags::NONBLOC
 const REMEMBERED: usize = 1024;
 
 thread_local! {
-    /// Paths beneath the root that led to regular files: these are opened to be read without a look before,
-    /// which is two system calls less. Should one have become a pipe since, that is opened once.
+    /// Paths beneath the root that led to regular files.
     static REGULAR: RefCell<HashSet<PathBuf>> = RefCell::default();
 }
 
@@ -53,22 +52,43 @@ pub(super) fn metadata(root: &Dir, path: &Path) -> Option<Metadata> {
 
 /// The whole of a small file, of `most` bytes at most.
 pub(super) fn content(root: &Dir, path: &Path, most: usize) -> Option<(Vec<u8>, Metadata)> {
-    let was_regular = REGULAR.with_borrow(|regular| regular.contains(path));
-    let (place, kind, metadata) = find(root, path, if was_regular { READ } else { LOOK })?;
+    if REGULAR.with_borrow(|regular| regular.contains(path)) {
+        let content = again(root, path, most);
+        if content.is_none() {
+            REGULAR.with_borrow_mut(|regular| regular.remove(path));
+        }
+        return content;
+    }
+    let (place, kind, metadata) = find(root, path, LOOK)?;
+    let content = read(kind, &metadata, most, || open(&place))?;
+    REGULAR.with_borrow_mut(|regular| {
+        if regular.len() >= REMEMBERED {
+            regular.clear();
+        }
+        regular.insert(path.to_owned());
+    });
+    Some((content, metadata))
+}
+
+/// The same, for a path for which there was a [`content`] before: opened to be read without a look before,
+/// which is two system calls less. Should it lead to a pipe by now, that is opened once.
+pub(super) fn again(root: &Dir, path: &Path, most: usize) -> Option<(Vec<u8>, Metadata)> {
+    let (file, kind, metadata) = reach(root, path, READ)?;
+    let content = read(kind, &metadata, most, || Some(file))?;
+    Some((content, metadata))
+}
+
+fn read(
+    kind: FileType,
+    metadata: &Metadata,
+    most: usize,
+    file: impl FnOnce() -> Option<OwnedFd>,
+) -> Option<Vec<u8>> {
     if kind != FileType::RegularFile {
-        REGULAR.with_borrow_mut(|regular| regular.remove(path));
         return None;
     }
     let length = usize::try_from(metadata.length).ok().filter(|length| *length <= most)?;
-    let file = if was_regular { place } else { open(&place)? };
-    if !was_regular {
-        REGULAR.with_borrow_mut(|regular| {
-            if regular.len() >= REMEMBERED {
-                regular.clear();
-            }
-            regular.insert(path.to_owned());
-        });
-    }
+    let file = file()?;
     let mut content = vec![0; length];
     if !content.is_empty() {
         let read = preadv2(&file, &mut [IoSliceMut::new(&mut content)], 0, ReadWriteFlags::NOWAIT).ok()?;
@@ -77,7 +97,7 @@ pub(super) fn content(root: &Dir, path: &Path, most: usize) -> Option<(Vec<u8>, 
             return None;
         }
     }
-    Some((content, metadata))
+    Some(content)
 }
 
 /// Finds what is beneath the root by just these names, none of them a link or hidden.
@@ -93,6 +113,11 @@ fn find(root: &Dir, path: &Path, how: OFlags) -> Option<(OwnedFd, FileType, Meta
     if !path.components().all(plain) {
         return None;
     }
+    reach(root, path, how)
+}
+
+/// The same for names that are known to be such. No link is followed, whatever they are.
+fn reach(root: &Dir, path: &Path, how: OFlags) -> Option<(OwnedFd, FileType, Metadata)> {
     let path = if path.as_os_str().is_empty() { Path::new(".") } else { path };
     let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::CACHED;
     let place = openat2(root, path, how, Mode::empty(), resolve).ok()?;

@@ -3,8 +3,10 @@
 //! The answer is the one that `ServeDir` gives, to the byte, without the boxes, the stream and the second
 //! look at the file that its other answers need. Whatever is not quite usual is left to it.
 
+use std::cell::RefCell;
+use std::collections::HashMap;
 use std::io::Write as _;
-use std::path::Path;
+use std::path::PathBuf;
 use std::time::SystemTime;
 
 use bytes::Bytes;
@@ -13,40 +15,98 @@ use http::header::{
     ACCEPT_RANGES, CONTENT_LENGTH, CONTENT_TYPE, ETAG, IF_MATCH, IF_MODIFIED_SINCE, IF_NONE_MATCH, IF_RANGE,
     IF_UNMODIFIED_SINCE, LAST_MODIFIED, RANGE,
 };
-use http::{HeaderName, HeaderValue, Method, Request, Response};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response};
 use http_body_util::Full;
 use httpdate::HttpDate;
 use percent_encoding::percent_decode_str;
 
 use super::cached;
-use super::files::{INDEX, held};
+use super::files::{INDEX, Metadata, held, may_be_asked_for};
 
 /// Who sends one of these may want something else than the whole file.
 const CONDITIONS: [HeaderName; 6] =
     [RANGE, IF_NONE_MATCH, IF_MODIFIED_SINCE, IF_MATCH, IF_UNMODIFIED_SINCE, IF_RANGE];
+/// Requests that are remembered at most.
+const REMEMBERED: usize = 1024;
 
-/// The answer, if it can be given at once. The path is one that [may be asked for](super::files).
+thread_local! {
+    /// What was asked for with GET, and answered at once, by the path as the client writes it. What such a path
+    /// leads to is looked up anew each time; how it is to be read is not.
+    static ASKED: RefCell<HashMap<Box<str>, Asked>> = RefCell::default();
+}
+
+/// What can be said beforehand of the answer to a path.
+struct Asked {
+    path: PathBuf,
+    kind: &'static str,
+    /// The head of the last answer, and the file as it was then.
+    last: Option<(Metadata, HeaderMap)>,
+}
+
+/// The answer, if it can be given at once.
 pub(super) fn answer<B>(root: &Dir, request: &Request<B>) -> Option<Response<Full<Bytes>>> {
-    let headers = request.headers();
-    if CONDITIONS.iter().any(|name| headers.contains_key(name)) {
+    if request.headers().keys().any(|name| CONDITIONS.contains(name)) {
         return None;
     }
-    let decoded = percent_decode_str(request.uri().path()).decode_utf8().ok()?;
-    let mut path = decoded.trim_start_matches('/');
-    let index;
-    if path.is_empty() || path.ends_with('/') {
-        index = [path, INDEX].concat();
-        path = &index;
+    let (asked, most) = (request.uri().path(), held(request.version()).whole);
+    match *request.method() {
+        Method::GET => ASKED.with_borrow_mut(|all| {
+            if let Some(known) = all.get_mut(asked) {
+                let content = cached::again(root, &known.path, most);
+                return match content {
+                    Some((content, metadata)) => known.response(content, metadata),
+                    None => {
+                        all.remove(asked);
+                        None
+                    }
+                };
+            }
+            let mut known = Asked::new(asked)?;
+            let (content, metadata) = cached::content(root, &known.path, most)?;
+            let response = known.response(content, metadata)?;
+            if all.len() >= REMEMBERED {
+                all.clear();
+            }
+            all.insert(asked.into(), known);
+            Some(response)
+        }),
+        Method::HEAD => {
+            let mut known = Asked::new(asked)?;
+            let metadata = cached::metadata(root, &known.path).filter(|metadata| !metadata.is_dir)?;
+            known.response(Vec::new(), metadata)
+        }
+        _ => None,
     }
-    let path = Path::new(path);
-    let (content, metadata) = match *request.method() {
-        Method::GET => cached::content(root, path, held(request.version()).whole)?,
-        Method::HEAD => (Vec::new(), cached::metadata(root, path).filter(|metadata| !metadata.is_dir)?),
-        _ => return None,
-    };
-    let mut response = Response::new(Full::from(content));
-    let headers = response.headers_mut();
-    let kind = mime_guess::from_path(path).first_raw().unwrap_or("application/octet-stream");
+}
+
+impl Asked {
+    /// For a path that [may be asked for](may_be_asked_for).
+    fn new(asked: &str) -> Option<Self> {
+        if !may_be_asked_for(asked) {
+            return None;
+        }
+        let decoded = percent_decode_str(asked).decode_utf8().ok()?;
+        let mut path = decoded.trim_start_matches('/').to_owned();
+        if path.is_empty() || path.ends_with('/') {
+            path.push_str(INDEX);
+        }
+        let kind = mime_guess::from_path(&path).first_raw().unwrap_or("application/octet-stream");
+        Some(Self { path: path.into(), kind, last: None })
+    }
+
+    fn response(&mut self, content: Vec<u8>, metadata: Metadata) -> Option<Response<Full<Bytes>>> {
+        let head = match &mut self.last {
+            Some((last, head)) if *last == metadata => head,
+            other => &mut other.insert((metadata, head(self.kind, &metadata)?)).1,
+        };
+        let mut response = Response::new(Full::from(content));
+        *response.headers_mut() = head.clone();
+        Some(response)
+    }
+}
+
+fn head(kind: &'static str, metadata: &Metadata) -> Option<HeaderMap> {
+    let mut headers = HeaderMap::with_capacity(5);
     headers.insert(CONTENT_TYPE, HeaderValue::from_static(kind));
     headers.insert(ACCEPT_RANGES, HeaderValue::from_static("bytes"));
     if let Some(modified) = metadata.modified {
@@ -56,7 +116,7 @@ pub(super) fn answer<B>(root: &Dir, request: &Request<B>) -> Option<Response<Ful
         headers.insert(ETAG, written(format_args!("\"{seconds:x}.{nanos:08x}-{:x}\"", metadata.length))?);
     }
     headers.insert(CONTENT_LENGTH, metadata.length.into());
-    Some(response)
+    Some(headers)
 }
 
 /// A short value.
@@ -79,7 +139,7 @@ mod tests {
     use http::Version;
     use http_body_util::{BodyExt as _, Empty};
 
-    use super::super::files::{Answer, Body, Files, YEAR_10000, may_be_asked_for};
+    use super::super::files::{Answer, Body, Files, YEAR_10000};
     use super::*;
 
     /// The whole of an answer: what HTTP makes of it, without the date.

@@ -76,12 +76,12 @@ impl Files {
     }
 
     pub(super) fn answer<B>(&self, request: Request<B>) -> Answer {
-        if !may_be_asked_for(request.uri().path()) {
-            return Answer::Now(Some(not_found()));
-        }
         #[cfg(target_os = "linux")]
         if let Some(response) = direct::answer(&self.root, &request) {
             return Answer::Now(Some(response.map(Body::Right)));
+        }
+        if !may_be_asked_for(request.uri().path()) {
+            return Answer::Now(Some(not_found()));
         }
         Answer::Later(Box::pin(self.ask_serve_dir(request.map(|_| Empty::new()))))
     }
@@ -298,7 +298,7 @@ enum Content {
     Disk(tokio::fs::File),
 }
 
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Metadata {
     pub(super) is_dir: bool,
     /// If HTTP has a date for it.
