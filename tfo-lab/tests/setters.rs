@@ -1,5 +1,5 @@
-//! What a connector was told shows on the wire: with `HttpConnector`, and with ours on ordinary connections
-//! and on deferred ones.
+//! What a connector was told shows on the wire: with `HttpConnector`, and with ours on ordinary connections,
+//! on deferred ones, and where one call connects and sends.
 
 #![expect(clippy::unwrap_used, reason = "tests")]
 #![cfg_attr(not(target_os = "linux"), allow(unused, reason = "no lab elsewhere"))]
@@ -21,6 +21,7 @@ use support::flows;
 use support::http::{Runtime, run};
 use support::subject::{Names, Settings, Subject};
 use support::tcp::{GET, TcpServer, fetch_cookie, phase, uri};
+use tfo_http::path::{self, Path, PathMemory, PathStore};
 use tfo_http::{TfoConnector, is_connect_error};
 use tfo_lab::{Flow, Lab, Packet, Record, Verdict, lab_tests};
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
@@ -271,7 +272,7 @@ lab_tests! {
             let first = |v6| flows.iter().find(|flow| flow.client().is_ipv6() == v6).unwrap().records()[0].time();
             let later = first(false) - first(true);
             assert!(later >= delay && later < delay + Duration::from_millis(600), "{way:?}: {later:?}");
-            assert_eq!(flows[0].syn().payload().is_empty(), way != Way::Deferred, "{}", flows[0]);
+            assert_eq!(flows[0].syn().payload().is_empty(), !way.rides(), "{}", flows[0]);
         }
     }
 }
@@ -285,15 +286,52 @@ enum Way {
     Ordinary,
     /// By ours, with one.
     Deferred,
+    /// By ours, with one, to where rides are known to arrive.
+    Fresh,
 }
 
-const WAYS: [Way; 3] = [Way::Theirs, Way::Ordinary, Way::Deferred];
+const WAYS: [Way; 4] = [Way::Theirs, Way::Ordinary, Way::Deferred, Way::Fresh];
+
+/// Of every path it is known what was learnt of the first: that rides arrive.
+#[derive(Default)]
+struct AllAlike {
+    record: Option<path::Record>,
+    taught: Arc<AtomicBool>,
+}
+
+impl AllAlike {
+    fn capable() -> PathMemory {
+        let taught = Arc::<AtomicBool>::default();
+        let store = Self { record: None, taught: Arc::clone(&taught) };
+        let memory = PathMemory::with_store(store, path::Settings::default());
+        let mut ticket = memory.ask(&Path::new(([192, 0, 2, 1], 80).into()), Instant::now());
+        memory.report(&mut ticket, path::Event::Acked, Instant::now());
+        taught.store(true, Ordering::SeqCst);
+        memory
+    }
+}
+
+impl PathStore for AllAlike {
+    fn get(&mut self, _: &Path) -> Option<path::Record> {
+        self.record
+    }
+
+    fn put(&mut self, _: &Path, record: path::Record) {
+        if !self.taught.load(Ordering::SeqCst) {
+            self.record = Some(record);
+        }
+    }
+}
 
 trait Stream: AsyncRead + AsyncWrite + Unpin + Send {}
 
 impl<T: AsyncRead + AsyncWrite + Unpin + Send> Stream for T {}
 
 impl Way {
+    fn rides(self) -> bool {
+        matches!(self, Self::Deferred | Self::Fresh)
+    }
+
     async fn connect(self, set_up: impl Fn(&mut dyn Settings), uri: Uri) -> io::Result<Box<dyn Stream>> {
         if self == Self::Theirs {
             let mut connector = <HttpConnector<Names> as Subject>::new();
@@ -303,8 +341,11 @@ impl Way {
         }
         let mut connector = <TfoConnector<Names> as Subject>::new();
         set_up(&mut connector);
+        if self == Self::Fresh {
+            connector.set_path_memory(AllAlike::capable());
+        }
         let stream = connector.call(uri).await?.into_inner();
-        assert_eq!(phase(&stream), if self == Self::Deferred { "Idle" } else { "Open" });
+        assert_eq!(phase(&stream), if self.rides() { "Idle" } else { "Open" });
         Ok(Box::new(stream))
     }
 
@@ -313,7 +354,7 @@ impl Way {
         let error = match self.connect(set_up, uri).await {
             Err(error) => error,
             Ok(mut stream) => {
-                assert_eq!(self, Self::Deferred, "it is connected");
+                assert!(self.rides(), "it is connected");
                 stream.write_all(GET).await.unwrap();
                 stream.read(&mut [0]).await.unwrap_err()
             }
@@ -325,18 +366,17 @@ impl Way {
 
 /// A cookie, where one is wanted.
 async fn warm(way: Way, addr: SocketAddr) {
-    if way == Way::Deferred {
+    if way.rides() {
         fetch_cookie(addr).await;
     }
 }
 
-/// Connections, set up in the same way: one of `HttpConnector`, an ordinary one, and a deferred one. Each
-/// does the work, and can cut the wire.
+/// Connections, set up in the same way: one of each way. Each does the work, and can cut the wire.
 fn every_way<F>(
     set_up: impl Fn(&mut dyn Settings) + Copy + Send + 'static,
     work: impl Fn(Box<dyn Stream>, Arc<AtomicBool>) -> F + Clone + Send + 'static,
     look: impl Fn(&Flow),
-) -> [Flow; 3]
+) -> [Flow; 4]
 where
     F: Future<Output = ()> + Send,
 {
