@@ -147,6 +147,11 @@ fn cost(results: &Results) -> Vec<Claim> {
     let growth = many.filter(|many| many.len() > 1).map(|many| {
         many.iter().copied().fold(0.0, f64::max) / many.iter().copied().fold(f64::INFINITY, f64::min)
     });
+    let beside_naive = results
+        .of(Set::ConnectionCost, "server CPU")
+        .filter(|entry| entry.subject == "tfo-http-server" && entry.at("concurrency") == "100");
+    let beside_naive =
+        beside_naive.map(|entry| high(entry.ratio_to.get("naive hyper")?.measured()?)).next().flatten();
     let calls = find("system calls", "tfo-http-server", "off").and_then(|entry| entry.value.median());
     vec![
         ratio(
@@ -164,6 +169,7 @@ fn cost(results: &Results) -> Vec<Claim> {
             0.75,
             upper("server CPU", "tfo-http-server", "off", "naive hyper"),
         ),
+        ratio("Server CPU beside naive hyper, 100 connections at a time: upper bound", 0.75, beside_naive),
         ratio(
             "tfo serve beside nginx, a small file: upper bound",
             1.10,

@@ -2,7 +2,7 @@
 
 use std::convert::Infallible;
 use std::error::Error;
-use std::io::{self, Read as _, Write as _};
+use std::io::{self, IoSlice, Read as _, Write as _};
 use std::net::SocketAddr;
 use std::thread;
 use std::time::Duration;
@@ -14,6 +14,8 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper::{Request, Response};
 use hyper_util::rt::{TokioIo, TokioTimer};
+use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
+use tfo_core::TcpInfo;
 use tfo_http_server::TfoListener;
 use tfo_http_server::server::{Limits, Server};
 use tokio::net::TcpListener;
@@ -37,6 +39,9 @@ pub enum Kind {
     Ours,
     /// What one writes with hyper and tokio alone, on a listener that has TCP Fast Open switched on.
     NaiveHyper,
+    /// The system calls that the server under test makes without keep-alive, and nothing else: the same bytes for
+    /// whatever is asked. No server that makes these calls costs less.
+    CallsAlone,
 }
 
 /// The questions that a server answers before it starts.
@@ -74,7 +79,11 @@ pub fn run(args: &ServerArgs) -> Result<(), Box<dyn Error>> {
         }
         Kind::NaiveHyper => {
             // A spawned task: the root future of `block_on` costs turns of the reactor.
-            runtime.spawn(naive(listener(args.listen)?, args.keep_alive));
+            runtime.spawn(naive(TcpListener::from_std(listener(args.listen)?)?, args.keep_alive));
+        }
+        Kind::CallsAlone => {
+            let listener = listener(args.listen)?;
+            thread::spawn(move || calls_alone(&listener));
         }
     }
     drop(inside);
@@ -93,13 +102,34 @@ fn ours(args: &ServerArgs) -> Result<Server, Box<dyn Error>> {
     Ok(builder.keep_alive(args.keep_alive).workers(args.workers).bind(args.listen)?)
 }
 
-fn listener(address: SocketAddr) -> Result<TcpListener, Box<dyn Error>> {
+fn listener(address: SocketAddr) -> Result<std::net::TcpListener, Box<dyn Error>> {
     let listener = std::net::TcpListener::bind(address)?;
     // Again, with the backlog that all have.
     socket2::SockRef::from(&listener).listen(BACKLOG as i32)?;
     tfo_core::sockopt::set_fastopen(&listener, BACKLOG)?;
     listener.set_nonblocking(true)?;
-    Ok(TcpListener::from_std(listener)?)
+    Ok(listener)
+}
+
+fn calls_alone(listener: &std::net::TcpListener) -> io::Result<()> {
+    let events = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
+    events.add(listener, EpollEvent::new(EpollFlags::EPOLLIN | EpollFlags::EPOLLET, 0))?;
+    let head =
+        b"HTTP/1.1 200 OK\r\ncontent-type: text/plain\r\nconnection: close\r\ncontent-length: 5\r\n\r\n";
+    let mut room = [0; 8192];
+    loop {
+        events.wait(&mut [EpollEvent::empty()], EpollTimeout::NONE)?;
+        while let Ok((mut stream, _)) = tfo_core::accept(listener) {
+            let _ = TcpInfo::read(&stream)?;
+            // What a client does to its own connection is its own affair.
+            let _ = stream.read(&mut room);
+            let _ = stream.write_vectored(&[IoSlice::new(head), IoSlice::new(HELLO)]);
+            drop(stream);
+            if !tfo_core::has_connection(listener)? {
+                break;
+            }
+        }
+    }
 }
 
 async fn naive(listener: TcpListener, keep_alive: bool) {

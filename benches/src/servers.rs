@@ -66,6 +66,12 @@ impl Servers {
                 });
             }
         }
+        let least = ["server", "--kind", "calls-alone", "--listen", "0.0.0.0:8010"];
+        peers.push(Peer {
+            name: "those system calls alone",
+            process: Process::role(host, Cpus::One, &least),
+            addresses: [Some(at(8010)), None],
+        });
         let path = directory.path().to_string_lossy().into_owned();
         let write = |name: &str, text: String| {
             let file = directory.path().join(name);
