@@ -18,7 +18,7 @@ use tokio::task::coop::poll_proceed;
 use tokio::time::{Sleep, sleep, timeout};
 
 use super::connection::{Connection, HttpService};
-use super::control::{Context, Place, Stage, reached};
+use super::control::{Context, Place, Places, Stage, reached};
 use super::kept::{Held, Kept};
 use super::stats::one;
 use crate::listener::Pause;
@@ -55,7 +55,8 @@ pub(super) async fn accept<S: HttpService>(
         false => Source::Reactor(listener),
     };
     let kept = Kept::new(context.limits.idle_timeout);
-    let mut acceptor = Acceptor { source, context, service, alive, kept };
+    let places = Places::new(&context.control, alive);
+    let mut acceptor = Acceptor { source, context, service, places, kept };
     let mut watch = acceptor.context.control.watch();
     select! {
         // The end first: no connection keeps it off.
@@ -70,7 +71,7 @@ struct Acceptor<S: HttpService> {
     source: Source,
     context: Arc<Context>,
     service: S,
-    alive: mpsc::Sender<()>,
+    places: Arc<Places>,
     kept: Kept<S>,
 }
 
@@ -183,7 +184,7 @@ impl<S: HttpService> Acceptor<S> {
 
     fn take(&mut self, stream: AcceptedStream) {
         let most = self.context.limits.connections;
-        let Some(place) = Place::take(&self.context.control, &self.alive, most) else {
+        let Some(place) = Place::take(&self.places, most) else {
             one(&self.context.counts.connections);
             refuse(stream);
             return;

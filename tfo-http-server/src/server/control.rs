@@ -108,27 +108,37 @@ pub(super) async fn reached(watch: &mut watch::Receiver<Stage>, stage: Stage) {
     let _ = watch.wait_for(|now| *now >= stage).await;
 }
 
-/// One open connection among those that are counted, and waited for at the end.
-pub(super) struct Place {
+/// Where a listener's connections have their places.
+pub(super) struct Places {
     control: Arc<Control>,
-    /// Dropped with all others when nothing is left.
+    /// Dropped when nothing is left that has a part of it.
     _alive: mpsc::Sender<()>,
+}
+
+/// One open connection among those that are counted, and waited for at the end.
+pub(super) struct Place(Arc<Places>);
+
+impl Places {
+    pub(super) fn new(control: &Arc<Control>, alive: mpsc::Sender<()>) -> Arc<Self> {
+        Arc::new(Self { control: Arc::clone(control), _alive: alive })
+    }
 }
 
 impl Place {
     /// One of `most` places; none if they are all taken.
-    pub(super) fn take(control: &Arc<Control>, alive: &mpsc::Sender<()>, most: u64) -> Option<Self> {
-        if control.open.fetch_add(1, Relaxed) < most {
-            return Some(Self { control: Arc::clone(control), _alive: alive.clone() });
+    pub(super) fn take(places: &Arc<Places>, most: u64) -> Option<Self> {
+        let open = &places.control.open;
+        if open.fetch_add(1, Relaxed) < most {
+            return Some(Self(Arc::clone(places)));
         }
-        control.open.fetch_sub(1, Relaxed);
+        open.fetch_sub(1, Relaxed);
         None
     }
 }
 
 impl Drop for Place {
     fn drop(&mut self) {
-        self.control.open.fetch_sub(1, Relaxed);
+        self.0.control.open.fetch_sub(1, Relaxed);
     }
 }
 
