@@ -4,6 +4,7 @@
 //! here, and polls them again when there is something to read.
 
 use std::future::Future;
+use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
@@ -137,8 +138,7 @@ impl<S: HttpService> Kept<S> {
             let Some(mut held) = self.slots.get_mut(key).and_then(|slot| slot.held.take()) else { continue };
             if ends {
                 self.slots.remove(key);
-                let left = held.connection.with_socket(|socket| peek(socket, &mut [0]));
-                if !matches!(left, Some(Ok(1))) {
+                if held.connection.with_socket(|socket| is_over(socket)) != Some(false) {
                     continue;
                 }
                 // Behind what is left comes its end: only who is added anew is told of it again. A task would
@@ -181,5 +181,14 @@ impl<S: HttpService> Kept<S> {
         self.watch = None;
         let all = self.slots.drain().filter_map(|slot| slot.held);
         all.inspect(|held| _ = held.connection.with_socket(Socket::refill)).collect()
+    }
+}
+
+/// Whether there is nothing but the end to be read. Where there is nothing at all, somebody else's end was told
+/// of: a socket of which a child process has a copy still leaves the instance late.
+fn is_over(socket: &Socket) -> bool {
+    match peek(socket, &mut [0]) {
+        Ok(bytes) => bytes == 0,
+        Err(error) => error.kind() != io::ErrorKind::WouldBlock,
     }
 }

@@ -111,7 +111,7 @@ impl Limits {
     }
 
     /// How long a connection may be without a request, after its first. An eighth longer, 5 s at most, is
-    /// possible: it is looked at now and then.
+    /// possible, and more while the server has no time: it is looked at now and then.
     pub fn idle_timeout(mut self, timeout: Duration) -> Self {
         self.idle_timeout = timeout;
         self
