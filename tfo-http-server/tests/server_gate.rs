@@ -216,6 +216,17 @@ lab_tests! {
         });
     }
 
+    /// Ten packets go before the first ACK (RFC 6928): settings and their acknowledgment take none of their own.
+    fn an_answer_over_http2_that_fits_the_first_window_takes_one_round_trip() {
+        let lab = lab();
+        serve(&lab, false, |seen, _| {
+            let mut get = RawClient::v4(&lab, 1);
+            get.syn(&support::http2_get("/12500"));
+            get.wait_for("the end before the ACK", |packet| packet.payload().ends_with(b"done\n"));
+            assert_eq!(seen(), ["GET 0"]);
+        });
+    }
+
     fn what_is_never_proven_is_reset_at_the_deadline() {
         let lab = lab();
         serve(&lab, false, |seen, handle| {
@@ -261,12 +272,14 @@ fn serve_with(
         async move {
             let upgrades = request.headers().contains_key(UPGRADE).then(|| hyper::upgrade::on(&mut request));
             let (method, blocks) = (request.method().clone(), request.uri().path() == "/block");
+            let before = request.uri().path()[1..].parse::<usize>().map_or(0, |length| length - 5);
             let length = request.into_body().collect().await.unwrap().to_bytes().len();
             noted.lock().unwrap().push(format!("{method} {length}"));
             if blocks {
                 std::thread::sleep(5 * WHILE);
             }
-            let mut response = Response::new(Full::<Bytes>::from("done\n"));
+            let body = ["x".repeat(before).as_bytes(), b"done\n"].concat();
+            let mut response = Response::new(Full::<Bytes>::from(body));
             if let Some(upgraded) = upgrades {
                 tokio::spawn(read_raw(upgraded, noted));
                 *response.body_mut() = Full::default();

@@ -63,6 +63,8 @@ pin_project_lite::pin_project! {
         stream: Weak<Shared>,
         // Told to end.
         ending: bool,
+        // Its first writes go together.
+        corked: bool,
         leftovers: Leftovers,
     }
 }
@@ -89,6 +91,7 @@ impl<S: HttpService> Connection<S> {
             progress,
             stream: connection,
             ending: false,
+            corked: false,
             leftovers: Leftovers::default(),
         }
     }
@@ -132,7 +135,7 @@ impl<S: HttpService> Connection<S> {
 
     /// The socket, as long as there is one.
     pub(super) fn with_socket<T>(&self, work: impl FnOnce(&mut Socket) -> T) -> Option<T> {
-        self.stream.upgrade()?.state().socket.as_mut().map(work)
+        with_socket(&self.stream, work)
     }
 
     /// Whether the gate withholds something of it, or it has not been read since. That it is proven is not
@@ -163,7 +166,11 @@ impl<S: HttpService> Future for Connection<S> {
                 // What a client does to its own connection is its own affair.
                 StateProj::Http1 { connection } => return connection.poll(cx).map(drop),
                 StateProj::Http2 { connection, idle } => {
-                    if connection.as_mut().poll(cx).is_ready() || this.progress.is_too_much() {
+                    let polled = connection.as_mut().poll(cx);
+                    if std::mem::take(this.corked) {
+                        with_socket(this.stream, |socket| socket.uncork());
+                    }
+                    if polled.is_ready() || this.progress.is_too_much() {
                         return Poll::Ready(());
                     }
                     if this.progress.is_enough() && !*this.ending {
@@ -180,6 +187,9 @@ impl<S: HttpService> Future for Connection<S> {
                     let Ok(http2) = ready!(poll_protocol(io, cx)) else { return Poll::Ready(()) };
                     let Some((mut io, served)) = parts.take() else { return Poll::Ready(()) };
                     io.http2 = http2;
+                    // Settings and their acknowledgment, each in a packet of its own, take more of the first
+                    // window than an answer that just fits has to spare.
+                    *this.corked = http2 && with_socket(this.stream, |socket| socket.cork()) == Some(true);
                     State::begin(io, served)
                 }
             };
@@ -211,6 +221,10 @@ impl<S: HttpService> State<S> {
             .with_upgrades();
         Self::Http1 { connection }
     }
+}
+
+fn with_socket<T>(stream: &Weak<Shared>, work: impl FnOnce(&mut Socket) -> T) -> Option<T> {
+    stream.upgrade()?.state().socket.as_mut().map(work)
 }
 
 fn is_withheld(stream: &Weak<Shared>) -> bool {

@@ -44,6 +44,22 @@ impl Socket {
         }
     }
 
+    /// From now on packets wait until they are full; whether it is so. `TCP_CORK`, tcp(7).
+    #[cfg(feature = "server")]
+    pub(crate) fn cork(&self) -> bool {
+        #[cfg(target_os = "linux")]
+        return SockRef::from(self).set_tcp_cork(true).is_ok();
+        #[cfg(not(target_os = "linux"))]
+        return false;
+    }
+
+    /// Sends what waits.
+    #[cfg(feature = "server")]
+    pub(crate) fn uncork(&self) {
+        #[cfg(target_os = "linux")]
+        let _ = SockRef::from(self).set_tcp_cork(false);
+    }
+
     /// There is something to read again.
     #[cfg(feature = "server")]
     pub(crate) fn refill(&mut self) {
