@@ -2,7 +2,6 @@
 //! own: the limit is the process's.
 
 #![cfg(target_os = "linux")]
-#![expect(clippy::unwrap_used, reason = "tests")]
 
 use std::fs::File;
 use std::io::{Read as _, Write as _};
