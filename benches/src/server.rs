@@ -15,6 +15,7 @@ use hyper::service::service_fn;
 use hyper::{Request, Response};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
+use rustix::net::{SendAncillaryBuffer, SendFlags, sendmsg};
 use tfo_core::TcpInfo;
 use tfo_http_server::TfoListener;
 use tfo_http_server::server::{Limits, Server};
@@ -117,6 +118,8 @@ fn calls_alone(listener: &std::net::TcpListener) -> io::Result<()> {
     let head =
         b"HTTP/1.1 200 OK\r\ncontent-type: text/plain\r\nconnection: close\r\ncontent-length: 5\r\n\r\n";
     let mut room = [0; 8192];
+    // The end goes with the answer.
+    let flags = SendFlags::MORE | SendFlags::NOSIGNAL;
     loop {
         // Whoever interrupts it is no connection.
         let _ = events.wait(&mut [EpollEvent::empty()], EpollTimeout::NONE);
@@ -124,9 +127,11 @@ fn calls_alone(listener: &std::net::TcpListener) -> io::Result<()> {
             let _ = TcpInfo::read(&stream)?;
             // What a client does to its own connection is its own affair.
             let _ = stream.read(&mut room);
-            let _ = stream.write_vectored(&[IoSlice::new(head), IoSlice::new(HELLO)]);
+            let answer = [IoSlice::new(head), IoSlice::new(HELLO)];
+            let _ = sendmsg(&stream, &answer, &mut SendAncillaryBuffer::default(), flags);
+            let [more, _] = tfo_core::has_input([listener, &stream])?;
             drop(stream);
-            if !tfo_core::has_connection(listener)? {
+            if !more {
                 break;
             }
         }

@@ -122,6 +122,16 @@ impl<S: HttpService> Connection<S> {
         if state.is_unsettled() { None } else { state.socket.as_ref().map(work) }
     }
 
+    /// The socket, if the kernel holds the end of the last answer.
+    pub(super) fn with_held<T>(&self, work: impl FnOnce(&Socket) -> T) -> Option<T> {
+        if self.progress.is_held() { self.with_socket(|socket| work(socket)) } else { None }
+    }
+
+    /// There is nothing unread: the close sends what the kernel holds.
+    pub(super) fn leave_to_close(&self) {
+        self.progress.set_held(false);
+    }
+
     pub(super) fn is_upgraded(&self) -> bool {
         self.progress.is_upgraded()
     }
@@ -164,7 +174,15 @@ impl<S: HttpService> Future for Connection<S> {
             let mut this = self.as_mut().project();
             let next = match this.state.as_mut().project() {
                 // What a client does to its own connection is its own affair.
-                StateProj::Http1 { connection } => return connection.poll(cx).map(drop),
+                StateProj::Http1 { connection } => {
+                    let polled = connection.poll(cx);
+                    // The close does not come right behind it.
+                    if polled.is_pending() && this.progress.is_held() {
+                        with_socket(this.stream, |socket| socket.uncork());
+                        this.progress.set_held(false);
+                    }
+                    return polled.map(drop);
+                }
                 StateProj::Http2 { connection, idle } => {
                     let polled = connection.as_mut().poll(cx);
                     if std::mem::take(this.corked) {

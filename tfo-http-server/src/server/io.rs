@@ -191,6 +191,17 @@ impl Io {
         !self.ended && (self.http2 || self.progress.is_unread() || refused)
     }
 
+    /// Whether the close comes right behind what is written now.
+    fn is_last(&self) -> bool {
+        cfg!(target_os = "linux") && self.progress.is_complete() && !self.http2 && !self.may_be_unread()
+    }
+
+    fn poll_write_last(&mut self, cx: &mut Context<'_>, data: &[IoSlice<'_>]) -> Poll<io::Result<usize>> {
+        let written = ready!(self.stream.poll_write_last(cx, data))?;
+        self.progress.set_held(true);
+        Poll::Ready(Ok(written))
+    }
+
     /// Reads and forgets, until the client has closed, too.
     fn poll_linger(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         let mut scratch = [const { std::mem::MaybeUninit::uninit() }; 4096];
@@ -232,7 +243,10 @@ impl AsyncRead for Io {
 impl AsyncWrite for Io {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, data: &[u8]) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
-        let poll = Pin::new(&mut this.stream).poll_write(cx, data);
+        let poll = match this.is_last() {
+            true => this.poll_write_last(cx, &[IoSlice::new(data)]),
+            false => Pin::new(&mut this.stream).poll_write(cx, data),
+        };
         this.limited(cx, poll)
     }
 
@@ -242,7 +256,10 @@ impl AsyncWrite for Io {
         data: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
-        let poll = Pin::new(&mut this.stream).poll_write_vectored(cx, data);
+        let poll = match this.is_last() {
+            true => this.poll_write_last(cx, data),
+            false => Pin::new(&mut this.stream).poll_write_vectored(cx, data),
+        };
         this.limited(cx, poll)
     }
 
@@ -270,6 +287,11 @@ impl AsyncWrite for Io {
             if !this.progress.is_upgraded() && !this.may_be_unread() {
                 return Poll::Ready(Ok(()));
             }
+            // Before the proof a half-close waits for the ACK, and what is held with it.
+            if this.progress.is_held() {
+                this.stream.push();
+                this.progress.set_held(false);
+            }
             ready!(Pin::new(&mut this.stream).poll_shutdown(cx))?;
             if this.progress.is_upgraded() {
                 return Poll::Ready(Ok(()));
@@ -279,5 +301,14 @@ impl AsyncWrite for Io {
             this.progress.window().blocked.store(true, Relaxed);
         }
         this.poll_linger(cx).map(Ok)
+    }
+}
+
+/// A close makes a RST of what is unread, and would take along what the kernel holds.
+impl Drop for Io {
+    fn drop(&mut self) {
+        if self.progress.is_held() {
+            self.stream.finish();
+        }
     }
 }

@@ -63,6 +63,10 @@ pub use stats::{RefusedStats, ServerStats};
 /// for their client's next request (on Linux); only one whose handler, or whose client, has to be waited for in
 /// the middle of something becomes a task.
 ///
+/// Of a connection that ends behind an answer (`Connection: close`, or [keep-alive](ServerBuilder::keep_alive) off)
+/// the last packet of the answer carries the FIN too (on Linux): a packet less, and a fifth of the CPU time that
+/// such a connection costs the server.
+///
 /// ```no_run
 /// use std::convert::Infallible;
 ///

@@ -23,6 +23,10 @@ pub(super) struct Progress {
     upgraded: AtomicBool,
     /// The last request of this connection has begun.
     last: AtomicBool,
+    /// hyper closes it behind the answer that is under way.
+    closing: AtomicBool,
+    /// The kernel holds the end of the last answer, so that the FIN goes with it.
+    held: AtomicBool,
     /// A body was not read to its end: something may be in the kernel.
     unread: AtomicBool,
     /// A part of a head has come.
@@ -42,6 +46,8 @@ impl Progress {
             in_flight: AtomicU32::new(0),
             upgraded: AtomicBool::new(false),
             last: AtomicBool::new(false),
+            closing: AtomicBool::new(false),
+            held: AtomicBool::new(false),
             unread: AtomicBool::new(false),
             head: AtomicBool::new(false),
             polled_here: AtomicBool::new(false),
@@ -92,6 +98,28 @@ impl Progress {
     /// Whether no further request is wanted.
     pub(super) fn is_last(&self) -> bool {
         self.last.load(Relaxed) || self.context.control.is_draining()
+    }
+
+    /// Whether hyper has all of the last answer: the end comes right behind what it writes.
+    pub(super) fn is_complete(&self) -> bool {
+        self.is_closing() && !self.is_busy()
+    }
+
+    pub(super) fn is_closing(&self) -> bool {
+        self.closing.load(Relaxed)
+    }
+
+    pub(super) fn set_closing(&self, closing: bool) {
+        self.closing.store(closing, Relaxed);
+    }
+
+    /// Whether the kernel holds the end of the last answer.
+    pub(super) fn is_held(&self) -> bool {
+        self.held.load(Relaxed)
+    }
+
+    pub(super) fn set_held(&self, held: bool) {
+        self.held.store(held, Relaxed);
     }
 
     /// Whether an HTTP/2 connection has brought enough. Between two requests, if there is such a time: there

@@ -6,7 +6,7 @@ use std::sync::{Arc, Weak};
 use std::task::{Context, Poll, ready};
 
 use http::header::{CONNECTION, CONTENT_LENGTH};
-use http::{HeaderValue, Method, Request, Response, StatusCode, Version};
+use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Version};
 use http_body::Body;
 use hyper::body::Incoming;
 use hyper::service::Service;
@@ -50,6 +50,9 @@ where
         let http1 = request.version() < Version::HTTP_2;
         let tunnel = request.method() == Method::CONNECT;
         let head = request.method() == Method::HEAD;
+        if http1 {
+            self.progress.set_closing(!context.keep_alive || is_last(&request));
+        }
         let too_large =
             context.limits.body_size.is_some_and(|most| request.body().size_hint().lower() > most);
         if too_large {
@@ -113,10 +116,15 @@ where
                 let status = response.status();
                 let upgraded =
                     status == StatusCode::SWITCHING_PROTOCOLS || *this.tunnel && status.is_success();
+                let progress = request.progress();
                 if upgraded && http1 {
-                    request.progress().set_upgraded();
+                    progress.set_upgraded();
+                    progress.set_closing(false);
                 }
-                let last = request.progress().is_last() && !upgraded;
+                let last = progress.is_last() && !upgraded;
+                if http1 && !progress.is_closing() && (last || says(response.headers(), "close")) {
+                    progress.set_closing(true);
+                }
                 let bodiless = matches!(status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
                 if !http1 && (*this.head || bodiless) {
                     (without_body(response, request, *this.head), last)
@@ -147,4 +155,19 @@ fn without_body<B: Body>(response: Response<B>, request: InFlight, head: bool) -
         parts.headers.entry(CONTENT_LENGTH).or_insert_with(|| length.into());
     }
     Response::from_parts(parts, ResponseBody::empty(request))
+}
+
+/// Whether the client wants no further answer (RFC 9112 9.3).
+fn is_last<B>(request: &Request<B>) -> bool {
+    match request.version() {
+        Version::HTTP_10 => !says(request.headers(), "keep-alive"),
+        _ => says(request.headers(), "close"),
+    }
+}
+
+/// Whether this is one of the connection's options (RFC 9110 7.6.1).
+fn says(headers: &HeaderMap, option: &str) -> bool {
+    let values = headers.get_all(CONNECTION).into_iter();
+    let mut options = values.filter_map(|value| value.to_str().ok()).flat_map(|value| value.split(','));
+    options.any(|known| known.trim().eq_ignore_ascii_case(option))
 }

@@ -153,18 +153,51 @@ impl AcceptedStream {
         Poll::Ready(Ok(room.unwrap_or(usize::MAX)))
     }
 
-    fn poll_write_within(
+    /// Writes as much as may be written now, `write` being how.
+    fn poll_write_with(
         &mut self,
         cx: &mut Context<'_>,
-        room: usize,
-        buf: &[u8],
+        bufs: &[IoSlice<'_>],
+        write: impl FnOnce(Pin<&mut Socket>, &mut Context<'_>, &[IoSlice<'_>]) -> Poll<io::Result<usize>>,
     ) -> Poll<io::Result<usize>> {
-        let part = &buf[..buf.len().min(room)];
-        let written = ready!(self.with_socket(|socket| socket.poll_write(cx, part)))?;
+        let room = ready!(self.poll_room(cx))?;
+        if room == usize::MAX {
+            return self.with_socket(|socket| write(socket, cx, bufs));
+        }
+        let first = bufs.iter().find(|buf| !buf.is_empty()).map_or(&[][..], |buf| buf);
+        let part = [IoSlice::new(&first[..first.len().min(room)])];
+        let written = ready!(self.with_socket(|socket| write(socket, cx, &part)))?;
         if let Some(cap) = &mut self.cap {
             cap.spend(written);
         }
         Poll::Ready(Ok(written))
+    }
+
+    /// Writes what comes right before the end: as `poll_write_vectored`, but the kernel holds what does not fill
+    /// a packet, until it is told to [push](Self::push) it, or to [finish](Self::finish), or the stream is dropped.
+    #[cfg(feature = "server")]
+    pub(crate) fn poll_write_last(
+        &mut self,
+        cx: &mut Context<'_>,
+        bufs: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        self.poll_write_with(cx, bufs, |socket, cx, bufs| socket.poll_write_more(cx, bufs))
+    }
+
+    /// Sends what the kernel holds.
+    #[cfg(feature = "server")]
+    pub(crate) fn push(&self) {
+        if let Some(socket) = &self.shared.state().socket {
+            socket.uncork();
+        }
+    }
+
+    /// Sends what the kernel holds, and the end with it, whatever is unread.
+    #[cfg(feature = "server")]
+    pub(crate) fn finish(&self) {
+        if let Some(socket) = &self.shared.state().socket {
+            socket.finish();
+        }
     }
 }
 
@@ -193,9 +226,9 @@ impl AsyncRead for AcceptedStream {
 /// released, and speak first.
 impl AsyncWrite for AcceptedStream {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        let this = self.get_mut();
-        let room = ready!(this.poll_room(cx))?;
-        this.poll_write_within(cx, room, buf)
+        self.get_mut().poll_write_with(cx, &[IoSlice::new(buf)], |socket, cx, bufs| {
+            socket.poll_write(cx, bufs.first().map_or(&[], |buf| buf))
+        })
     }
 
     fn poll_write_vectored(
@@ -203,13 +236,7 @@ impl AsyncWrite for AcceptedStream {
         cx: &mut Context<'_>,
         bufs: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        let this = self.get_mut();
-        let room = ready!(this.poll_room(cx))?;
-        if room == usize::MAX {
-            return this.with_socket(|socket| socket.poll_write_vectored(cx, bufs));
-        }
-        let first = bufs.iter().find(|buf| !buf.is_empty()).map_or(&[][..], |buf| buf);
-        this.poll_write_within(cx, room, first)
+        self.get_mut().poll_write_with(cx, bufs, Socket::poll_write_vectored)
     }
 
     fn is_write_vectored(&self) -> bool {

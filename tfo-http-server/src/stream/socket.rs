@@ -3,7 +3,7 @@
 use std::io::{self, IoSlice, Write as _};
 use std::net::SocketAddr;
 use std::pin::Pin;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 
 use socket2::SockRef;
 use tfo_core::recv_buf;
@@ -53,11 +53,40 @@ impl Socket {
         return false;
     }
 
-    /// Sends what waits.
+    /// Sends what waits, [corked](Self::cork) or [held](Self::poll_write_more).
     #[cfg(feature = "server")]
     pub(crate) fn uncork(&self) {
         #[cfg(target_os = "linux")]
         let _ = SockRef::from(self).set_tcp_cork(false);
+    }
+
+    /// As `poll_write_vectored`, but the kernel holds what does not fill a packet, for what comes next: the end
+    /// goes with it. `MSG_MORE`, send(2); elsewhere than on Linux nothing is held.
+    #[cfg(feature = "server")]
+    pub(crate) fn poll_write_more(
+        &self,
+        cx: &mut Context<'_>,
+        bufs: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let write = || send_more(self, bufs);
+        loop {
+            match self {
+                Self::Inline { .. } => return no_wait(write()),
+                Self::Registered(socket) => {
+                    ready!(socket.poll_write_ready(cx))?;
+                    match socket.try_io(Interest::WRITABLE, write) {
+                        Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                        written => return Poll::Ready(written),
+                    }
+                }
+            }
+        }
+    }
+
+    /// Sends the end, and what the kernel holds with it, whatever is unread; before the proof, with the close.
+    #[cfg(feature = "server")]
+    pub(crate) fn finish(&self) {
+        let _ = SockRef::from(self).shutdown(std::net::Shutdown::Write);
     }
 
     /// There is something to read again.
@@ -130,6 +159,18 @@ impl std::os::windows::io::AsSocket for Socket {
             Self::Registered(socket) => socket.as_socket(),
         }
     }
+}
+
+#[cfg(all(feature = "server", target_os = "linux"))]
+fn send_more(socket: &Socket, bufs: &[IoSlice<'_>]) -> io::Result<usize> {
+    use rustix::net::{SendAncillaryBuffer, SendFlags, sendmsg};
+    let flags = SendFlags::MORE | SendFlags::NOSIGNAL;
+    Ok(sendmsg(socket, bufs, &mut SendAncillaryBuffer::default(), flags)?)
+}
+
+#[cfg(all(feature = "server", not(target_os = "linux")))]
+fn send_more(socket: &Socket, bufs: &[IoSlice<'_>]) -> io::Result<usize> {
+    SockRef::from(socket).send_vectored(bufs)
 }
 
 fn no_wait<T>(result: io::Result<T>) -> Poll<io::Result<T>> {
