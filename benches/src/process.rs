@@ -8,6 +8,8 @@ use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use tfo_lab::Host;
 
 use crate::run::find;
@@ -122,20 +124,30 @@ impl Process {
         self.child.id()
     }
 
-    /// The time that its threads have spent on a processor, kernel included.
+    /// The time that its threads, and those of its children, have spent on a processor, kernel included.
     ///
     /// # Errors
     /// If the kernel does not tell.
     pub fn cpu(&self) -> Result<Duration, String> {
-        let tasks = format!("/proc/{}/task", self.pid());
-        let failed = |error: std::io::Error| format!("{tasks}: {error}");
         let mut nanos = 0_u64;
-        for task in fs::read_dir(&tasks).map_err(failed)? {
-            let text = fs::read_to_string(task.map_err(failed)?.path().join("schedstat")).map_err(failed)?;
-            let first = text.split_whitespace().next().and_then(|first| first.parse::<u64>().ok());
-            nanos += first.ok_or_else(|| format!("{tasks}: no time in it"))?;
+        for pid in [self.pid()].into_iter().chain(self.children()) {
+            let tasks = format!("/proc/{pid}/task");
+            let failed = |error: std::io::Error| format!("{tasks}: {error}");
+            for task in fs::read_dir(&tasks).map_err(failed)? {
+                let file = task.map_err(failed)?.path().join("schedstat");
+                let text = fs::read_to_string(file).map_err(failed)?;
+                let first = text.split_whitespace().next().and_then(|first| first.parse::<u64>().ok());
+                nanos += first.ok_or_else(|| format!("{tasks}: no time in it"))?;
+            }
         }
         Ok(Duration::from_nanos(nanos))
+    }
+
+    /// The processes that its first thread has started, and that are there still.
+    fn children(&self) -> Vec<u32> {
+        let pid = self.pid();
+        let text = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap_or_default();
+        text.split_whitespace().filter_map(|pid| pid.parse().ok()).collect()
     }
 
     /// Bytes of memory that are its own, those in the kernel not counted.
@@ -159,7 +171,12 @@ pub(crate) fn memory_of(pid: u32) -> Result<u64, String> {
 impl Drop for Process {
     fn drop(&mut self) {
         self.stdin = None;
+        let children = self.children();
         let _ = self.child.kill();
         let _ = self.child.wait();
+        // Not before it, who would start others.
+        for pid in children.into_iter().filter_map(|pid| pid.try_into().ok()) {
+            let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
+        }
     }
 }

@@ -102,22 +102,32 @@ impl Servers {
 
 /// A configuration for nginx that answers as the others do; `directory` is for its files.
 fn nginx_config(directory: &str, ports: [u16; 2]) -> String {
-    let [off, on] = ports;
-    let server = |port, keep_alive| {
-        format!(
-            "server {{ listen {port} backlog={BACKLOG} fastopen={BACKLOG}; keepalive_timeout {keep_alive}; \
-             keepalive_requests 1000000; location = /file {{ root {directory}; }} \
-             location / {{ default_type text/plain; return 200 hello; }} }}\n"
-        )
-    };
+    let [off, on] = ports.map(|port| format!("{port}"));
+    let servers = [nginx_server(directory, &off, 0), nginx_server(directory, &on, 65)];
+    format!("master_process off;\n{}", nginx_with(directory, &servers.concat()))
+}
+
+/// The same without keep-alive, for so many workers, each with a listener of its own.
+pub(crate) fn nginx_workers_config(directory: &str, port: u16, workers: &str) -> String {
+    let server = nginx_server(directory, &format!("{port} reuseport"), 0);
+    format!("user root; worker_processes {workers};\n{}", nginx_with(directory, &server))
+}
+
+fn nginx_server(directory: &str, listen: &str, keep_alive: u32) -> String {
     format!(
-        "daemon off; master_process off; pid {directory}/pid; error_log stderr crit; worker_rlimit_nofile 20000;\n\
+        "server {{ listen {listen} backlog={BACKLOG} fastopen={BACKLOG}; keepalive_timeout {keep_alive}; \
+         keepalive_requests 1000000; location = /file {{ root {directory}; }} \
+         location / {{ default_type text/plain; return 200 hello; }} }}\n"
+    )
+}
+
+fn nginx_with(directory: &str, servers: &str) -> String {
+    format!(
+        "daemon off; pid {directory}/pid; error_log stderr crit; worker_rlimit_nofile 20000;\n\
          events {{ worker_connections 19000; }}\n\
          http {{ access_log off; default_type text/plain;\n\
          client_body_temp_path {directory}/t1; proxy_temp_path {directory}/t2; fastcgi_temp_path {directory}/t3; \
-         uwsgi_temp_path {directory}/t4; scgi_temp_path {directory}/t5;\n{}{} }}\n",
-        server(off, 0),
-        server(on, 65)
+         uwsgi_temp_path {directory}/t4; scgi_temp_path {directory}/t5;\n{servers} }}\n"
     )
 }
 

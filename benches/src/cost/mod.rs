@@ -7,6 +7,7 @@ mod clients;
 mod syscalls;
 
 use std::collections::BTreeMap;
+use std::fs;
 use std::net::SocketAddr;
 use std::thread;
 use std::time::Duration;
@@ -18,7 +19,7 @@ use crate::process::{Cpus, Process};
 use crate::result::{Entry, Set};
 use crate::run::{Effort, Progress, our_command};
 use crate::server::BACKLOG;
-use crate::servers::{Servers, Subject, loopback};
+use crate::servers::{Servers, Subject, loopback, nginx_workers_config};
 use crate::stats::Figure;
 
 /// A wider middle half than this share of the median is noise.
@@ -87,7 +88,8 @@ fn all(lab: &Lab, effort: Effort, progress: &Progress) -> Result<Vec<Entry>, Str
         progress,
     ));
     entries.extend(clients::costs(&host, &servers, rounds, connections, progress)?);
-    entries.extend(worker_costs(&host, &mut raw, rounds, connections, progress)?);
+    let sixteen = Plan { rounds, connections, concurrency: 16.min(connections) };
+    entries.extend(worker_costs(&host, &servers, &mut raw, &sixteen, progress));
     entries.extend(syscalls::counts(&servers, &mut raw));
     Ok(entries)
 }
@@ -224,24 +226,38 @@ fn file_costs(
 /// One worker and two, on all processors.
 fn worker_costs(
     host: &Host,
+    servers: &Servers,
     raw: &mut Process,
-    rounds: usize,
-    connections: usize,
+    plan: &Plan,
     progress: &Progress,
-) -> Result<Vec<Entry>, String> {
-    const NAMES: [&str; 2] = ["tfo-http-server, 1 worker", "tfo-http-server, 2 workers"];
-    let started = [("1", 8011_u16), ("2", 8012)].map(|(workers, port)| {
+) -> Vec<Entry> {
+    const NAMES: [&str; 4] =
+        ["tfo-http-server, 1 worker", "tfo-http-server, 2 workers", "nginx, 1 worker", "nginx, 2 workers"];
+    let at = |port: u16| SocketAddr::from(([127, 0, 0, 1], port));
+    let ours = [("1", 8011), ("2", 8012)].map(|(workers, port)| {
         let listen = format!("0.0.0.0:{port}");
         let args = ["server", "--kind", "ours", "--listen", &listen, "--workers", workers];
-        (Process::role(host, Cpus::All, &args), SocketAddr::from(([127, 0, 0, 1], port)))
+        (Process::role(host, Cpus::All, &args), at(port))
     });
+    let nginx = [("1", 8013), ("2", 8014)].map(|(workers, port)| {
+        let path = servers.directory.path().join(format!("nginx-{workers}"));
+        let text = path.to_string_lossy().into_owned();
+        let config = nginx_workers_config(&text, port, workers);
+        let file = path.join("conf");
+        let written = fs::create_dir(&path).and_then(|()| fs::write(&file, config));
+        let args = ["-e", "stderr", "-c", &*file.to_string_lossy()].map(str::to_owned);
+        let process = written
+            .map_err(|error| format!("{text}: {error}"))
+            .and_then(|()| Process::listening(host, Cpus::All, "nginx", &args, at(port)));
+        (process, at(port))
+    });
+    let started: Vec<_> = ours.into_iter().chain(nginx).collect();
     let subjects: Vec<_> = NAMES
         .iter()
         .zip(&started)
         .map(|(name, (process, address))| Subject { name, process, address: *address, path: "/" })
         .collect();
-    let plan = Plan { rounds, connections, concurrency: 16.min(connections) };
-    let measured = rounds_of_servers(host, raw, &subjects, &plan, progress);
-    let entries = against("server CPU, workers", &NAMES, measured, &NAMES[..1]);
-    Ok(entries.into_iter().map(|entry| entry.case("concurrency", plan.concurrency)).collect())
+    let measured = rounds_of_servers(host, raw, &subjects, plan, progress);
+    let entries = against("server CPU, workers", &NAMES, measured, &[NAMES[0], NAMES[2], NAMES[3]]);
+    entries.into_iter().map(|entry| entry.case("concurrency", plan.concurrency)).collect()
 }
