@@ -15,7 +15,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use tfo_core::{Ability, FastOpenBits, Problem, Support, TcpInfo, sockopt};
+use tfo_core::{Ability, FastOpenBits, Problem, Support, TcpInfo, TcpState, sockopt};
 use tokio::net::TcpListener;
 use tokio::time::{Instant, sleep};
 
@@ -285,7 +285,7 @@ impl TfoListener {
 
 impl Admission {
     /// Makes a stream of it, unless there are too many.
-    fn admit(&self, socket: Socket, remote: SocketAddr) -> Option<AcceptedStream> {
+    fn admit(&self, mut socket: Socket, remote: SocketAddr) -> Option<AcceptedStream> {
         if !self.counts.enter(self.rules.max_connections) {
             let _ = socket.set_zero_linger();
             return None;
@@ -295,6 +295,9 @@ impl Admission {
             Birth { standing: Standing::Proven, outcome: AcceptOutcome::Plain(self.rules.plain) }
         } else if let Ok(info) = TcpInfo::read(&socket) {
             rtt = info.rtt();
+            if info.state() == Some(TcpState::Established) && info.bytes_received() == Some(0) {
+                socket.note_empty();
+            }
             Birth::of(&info, self.rules.plain)
         } else {
             Birth { standing: Standing::Unproven, outcome: AcceptOutcome::Unknown }

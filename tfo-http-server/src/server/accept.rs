@@ -5,7 +5,6 @@ use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::{Pin, pin};
 use std::sync::Arc;
-use std::sync::atomic::Ordering::Relaxed;
 use std::task::{self, Poll, Waker, ready};
 use std::time::Duration;
 
@@ -54,7 +53,7 @@ pub(super) async fn accept<S: HttpService>(
         }
         false => Source::Reactor(listener),
     };
-    let kept = Kept::new(context.limits.idle_timeout);
+    let kept = Kept::new(&context.limits);
     let places = Places::new(&context.control, alive);
     let mut acceptor = Acceptor { source, context, service, places, kept };
     let mut watch = acceptor.context.control.watch();
@@ -119,7 +118,7 @@ impl<S: HttpService> Acceptor<S> {
                 let paused = pausing.as_mut().is_some_and(|sleep| sleep.as_mut().poll(cx).is_pending());
                 // Under load there may be no quiet moment.
                 if self.kept.is_due() {
-                    self.close_late(cx);
+                    self.kept.poll_tick(&self.context.counts, cx);
                 }
                 for kept in [kept_first, !kept_first] {
                     if kept {
@@ -132,7 +131,7 @@ impl<S: HttpService> Acceptor<S> {
                         return Poll::Ready(Event::Accepted(accepted));
                     }
                 }
-                self.close_late(cx);
+                self.kept.poll_tick(&self.context.counts, cx);
                 Poll::Pending
             });
             match event.await {
@@ -147,11 +146,6 @@ impl<S: HttpService> Acceptor<S> {
                 },
             }
         }
-    }
-
-    fn close_late(&mut self, cx: &mut task::Context<'_>) {
-        let late = self.kept.poll_tick(cx);
-        self.context.counts.idle_timeout.fetch_add(late, Relaxed);
     }
 
     async fn drain(&mut self) {
@@ -207,11 +201,8 @@ impl<S: HttpService> Acceptor<S> {
             self.spawn(held);
             return None;
         }
-        if self.context.keep_alive {
-            self.kept.begin();
-        }
+        self.kept.begin();
         let connection = &mut held.connection;
-        let fresh = connection.is_fresh();
         // As with a task: a handler that panics fails its own connection only.
         match catch_unwind(AssertUnwindSafe(|| connection.as_mut().poll_here())) {
             Ok(Poll::Pending) => {
@@ -226,7 +217,7 @@ impl<S: HttpService> Acceptor<S> {
                     true => self.kept.let_go(&mut held),
                     false => _ = self.kept.forget(&mut held),
                 }
-                if over.is_ok() && fresh {
+                if over.is_ok() && held.is_new {
                     one(&self.context.counts.at_once);
                 }
                 Some(held)

@@ -54,6 +54,13 @@ where
 type Http1<S> = http1::UpgradeableConnection<TokioIo<Io>, Served<S>>;
 type Http2<S> = http2::Connection<TokioIo<Io>, Served<S>, Streams>;
 
+/// A request that is waited for.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Wait {
+    First,
+    Next,
+}
+
 pin_project_lite::pin_project! {
     /// Ready when it is over.
     pub(super) struct Connection<S: HttpService> {
@@ -111,15 +118,15 @@ impl<S: HttpService> Connection<S> {
         polled
     }
 
-    /// The socket, if it waits for the next request of its client and for nothing else: not for a proof, which
-    /// is nothing to read.
-    pub(super) fn with_idle<T>(&self, work: impl FnOnce(&Socket) -> T) -> Option<T> {
-        if !matches!(self.state, State::Http1 { .. }) || !self.progress.is_idle() {
-            return None;
-        }
-        let stream = self.stream.upgrade()?;
-        let state = stream.state();
-        if state.is_unsettled() { None } else { state.socket.as_ref().map(work) }
+    /// Which request it waits for, if it waits for nothing else: not for a proof, which is nothing to read.
+    pub(super) fn waits(&self) -> Option<Wait> {
+        let wait = match &self.state {
+            State::Http1 { .. } if self.progress.is_idle() => Wait::Next,
+            State::Unknown { parts: Some((io, _)) } if io.front().is_empty() => Wait::First,
+            _ => return None,
+        };
+        let settled = self.stream.upgrade().is_some_and(|stream| !stream.state().is_unsettled());
+        settled.then_some(wait)
     }
 
     /// The socket, if the kernel holds the end of the last answer.

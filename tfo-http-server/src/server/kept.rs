@@ -1,4 +1,4 @@
-//! Connections that are kept alive: they wait for their client's next request, and for nothing else.
+//! Connections that wait for their client's next request, or its first, and for nothing else.
 //!
 //! They are no tasks, and have no timers. Whoever has polled them where they were accepted keeps them
 //! here, and polls them again when there is something to read.
@@ -13,21 +13,25 @@ use slab::Slab;
 use tfo_core::peek;
 use tokio::time::{Instant, Sleep, sleep};
 
-use super::connection::{Connection, HttpService};
+use super::connection::{Connection, HttpService, Wait};
 use super::control::Place;
+use super::limits::Limits;
+use super::stats::{Counts, one};
 use super::watch::{Seen, Watch};
 use crate::clock::later;
 use crate::stream::socket::Socket;
 
 /// The longest time between two looks at how long connections have been waiting, and the shortest.
 const TICKS: (Duration, Duration) = (Duration::from_secs(5), Duration::from_millis(5));
-/// Looks in the time that a connection may wait.
+/// Looks in the shortest time that a connection may wait.
 const LOOKS: u32 = 8;
 
 /// One connection, and its place among those that are open.
 pub(super) struct Held<S: HttpService> {
     pub(super) connection: Pin<Box<Connection<S>>>,
     place: Place,
+    /// It was accepted just now, and has not waited yet.
+    pub(super) is_new: bool,
     /// Of the slot that it has among those that are kept, and watched, until it is
     /// [let go](Kept::let_go) of.
     key: Option<usize>,
@@ -41,8 +45,8 @@ pub(super) struct Kept<S: HttpService> {
     /// Ticks until now.
     now: u64,
     tick: Duration,
-    /// For how many ticks one may wait.
-    most: u64,
+    /// For how many ticks one may wait: for its first request, and for its next.
+    most: [u64; 2],
     /// It is due before those of connections that are tasks. Whenever a timer is set that is due before all
     /// others, tokio wakes its reactor, though the thread that sets it be the reactor's own: a write, and a
     /// turn in vain, for each connection that is alone.
@@ -52,12 +56,14 @@ pub(super) struct Kept<S: HttpService> {
 struct Slot<S: HttpService> {
     /// `None` while it is polled.
     held: Option<Held<S>>,
-    since: u64,
+    wait: Wait,
+    /// The last tick that it may see.
+    until: u64,
 }
 
 impl<S: HttpService> Held<S> {
     pub(super) fn new(connection: Connection<S>, place: Place) -> Self {
-        Self { connection: Box::pin(connection), place, key: None }
+        Self { connection: Box::pin(connection), place, is_new: true, key: None }
     }
 
     pub(super) fn into_parts(self) -> (Pin<Box<Connection<S>>>, Place) {
@@ -66,16 +72,17 @@ impl<S: HttpService> Held<S> {
 }
 
 impl<S: HttpService> Kept<S> {
-    /// For connections that may wait as long as `timeout`, and an eighth longer, 5 s at most.
-    pub(super) fn new(timeout: Duration) -> Self {
-        let tick = (timeout / LOOKS).clamp(TICKS.1, TICKS.0);
-        let most = timeout.as_nanos().div_ceil(tick.as_nanos());
+    /// For connections that may wait as long as `limits` say, and a tick longer.
+    pub(super) fn new(limits: &Limits) -> Self {
+        let times = [limits.header_timeout, limits.idle_timeout];
+        let tick = (times[0].min(times[1]) / LOOKS).clamp(TICKS.1, TICKS.0);
+        let ticks = |time: Duration| u64::try_from(time.as_nanos().div_ceil(tick.as_nanos()));
         Self {
             watch: Watch::new().ok(),
             slots: Slab::new(),
             now: 0,
             tick,
-            most: u64::try_from(most).unwrap_or(u64::MAX),
+            most: times.map(|time| ticks(time).unwrap_or(u64::MAX)),
             ticker: None,
         }
     }
@@ -96,24 +103,24 @@ impl<S: HttpService> Kept<S> {
         }
     }
 
-    /// Keeps one that is idle; gives it back if it is not, or cannot be watched.
+    /// Keeps one that waits for a request; gives it back if it does not, or cannot be watched.
     pub(super) fn keep(&mut self, mut held: Held<S>) -> Result<(), Held<S>> {
-        let since = self.now;
+        let Some(wait) = held.connection.waits() else { return Err(held) };
+        // The tick in which it came is not a whole one.
+        let until = self.now.saturating_add(self.most[wait as usize]);
+        held.is_new = false;
         if let Some(slot) = held.key.and_then(|key| self.slots.get_mut(key)) {
-            if held.connection.with_idle(|_| ()).is_none() {
-                return Err(held);
-            }
-            *slot = Slot { held: Some(held), since };
+            *slot = Slot { held: Some(held), wait, until };
             return Ok(());
         }
         let Some(watch) = &self.watch else { return Err(held) };
         let entry = self.slots.vacant_entry();
-        match held.connection.with_idle(|socket| watch.add(socket, entry.key())) {
+        match held.connection.with_socket(|socket| watch.add(socket, entry.key())) {
             Some(Ok(())) => {}
             _ => return Err(held),
         }
         held.key = Some(entry.key());
-        entry.insert(Slot { held: Some(held), since });
+        entry.insert(Slot { held: Some(held), wait, until });
         Ok(())
     }
 
@@ -159,21 +166,26 @@ impl<S: HttpService> Kept<S> {
     }
 
     /// Counts the time, while somebody waits, and closes who waits too long. To be polled when it
-    /// [is due](Self::is_due), and when nothing else is to be done. How many were closed.
-    pub(super) fn poll_tick(&mut self, cx: &mut Context<'_>) -> u64 {
-        let mut late = 0;
+    /// [is due](Self::is_due), and when nothing else is to be done.
+    pub(super) fn poll_tick(&mut self, counts: &Counts, cx: &mut Context<'_>) {
         while !self.slots.is_empty()
             && let Some(ticker) = &mut self.ticker
             && ticker.as_mut().poll(cx).is_ready()
         {
             ticker.as_mut().reset(later(Instant::now(), self.tick));
             self.now += 1;
-            let (now, most, before) = (self.now, self.most, self.slots.len());
-            // The tick in which it came was not a whole one.
-            self.slots.retain(|_, slot| slot.held.is_none() || now - slot.since <= most);
-            late += (before - self.slots.len()) as u64;
+            let now = self.now;
+            self.slots.retain(|_, slot| {
+                let in_time = slot.held.is_none() || now <= slot.until;
+                if !in_time {
+                    one(match slot.wait {
+                        Wait::First => &counts.header_timeout,
+                        Wait::Next => &counts.idle_timeout,
+                    });
+                }
+                in_time
+            });
         }
-        late
     }
 
     /// Lets go of all, to be polled once more: nobody has looked since when there is something to read.

@@ -57,7 +57,8 @@ impl Default for Limits {
 
 impl Limits {
     /// How long a client may take for the head of a request: the first from the accept on, each later one
-    /// from its first byte on. With HTTP/2, for the first request.
+    /// from its first byte on. With HTTP/2, for the first request. Of whom nothing has come, an eighth longer, 5 s at
+    /// most, is possible, and more while the server has no time: it is looked at now and then.
     ///
     /// While the gate withholds the request its own deadline holds, which is this, and at least 10 s.
     pub fn header_timeout(mut self, timeout: Duration) -> Self {
@@ -111,7 +112,7 @@ impl Limits {
     }
 
     /// How long a connection may be without a request, after its first. An eighth longer, 5 s at most, is
-    /// possible, and more while the server has no time: it is looked at now and then.
+    /// possible, as with the [`header_timeout`](Self::header_timeout).
     pub fn idle_timeout(mut self, timeout: Duration) -> Self {
         self.idle_timeout = timeout;
         self

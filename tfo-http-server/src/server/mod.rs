@@ -59,8 +59,8 @@ pub use stats::{RefusedStats, ServerStats};
 /// `ConnectInfo<AcceptInfo>` too.
 ///
 /// A worker with a thread of its own polls a connection where it has accepted it. Most are over then: they have
-/// cost no task, no timer and no registration with the reactor. So it is with those that are kept alive and wait
-/// for their client's next request (on Linux); only one whose handler, or whose client, has to be waited for in
+/// cost no task, no timer and no registration with the reactor. So it is with those that wait for their client's
+/// next request, or its first (on Linux); only one whose handler, or whose client, has to be waited for in
 /// the middle of something becomes a task.
 ///
 /// Of a connection that ends behind an answer (`Connection: close`, or [keep-alive](ServerBuilder::keep_alive) off)

@@ -89,6 +89,13 @@ impl Socket {
         let _ = SockRef::from(self).shutdown(std::net::Shutdown::Write);
     }
 
+    /// There is nothing to read.
+    pub(crate) fn note_empty(&mut self) {
+        if let Self::Inline { drained, .. } = self {
+            *drained = true;
+        }
+    }
+
     /// There is something to read again.
     #[cfg(feature = "server")]
     pub(crate) fn refill(&mut self) {

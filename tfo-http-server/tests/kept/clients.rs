@@ -94,33 +94,12 @@ pub(crate) fn wait_for(what: &str, mut is_so: impl FnMut() -> bool) {
 
 /// Clients that have been answered once, and are kept.
 pub(crate) fn kept(server: &Running, count: usize) -> Vec<Client> {
-    let mut kept: Vec<Client> = Vec::new();
-    while kept.len() < count {
-        let ask = |_| {
-            let mut client = Client::new(server);
-            client.send("/first");
-            client
-        };
-        let mut new: Vec<_> = (kept.len()..count).map(ask).collect();
-        new.iter_mut().for_each(|client| client.expect("/first"));
-        wait_for("all are watched", || {
-            let [reads, writes] = watched(server.address);
-            new.iter().all(|client| reads.contains(&client.port()) || writes.contains(&client.port()))
-        });
-        // Who was accepted before its request had come is a task.
-        let [reads, _] = watched(server.address);
-        let (new, tasks): (Vec<_>, Vec<_>) =
-            new.into_iter().partition(|client| reads.contains(&client.port()));
-        kept.extend(new);
-        let gone: HashSet<_> = tasks.iter().map(Client::port).collect();
-        drop(tasks);
-        wait_for("the others are gone", || {
-            let [reads, writes] = watched(server.address);
-            let there = (reads.len() + writes.len()) as u64;
-            writes.is_disjoint(&gone) && server.handle.open_connections() <= there
-        });
-    }
-    kept
+    let (before, _) = waiting(server);
+    let mut clients: Vec<_> = (0..count).map(|_| Client::new(server)).collect();
+    clients.iter_mut().for_each(|client| client.send("/first"));
+    clients.iter_mut().for_each(|client| client.expect("/first"));
+    wait_for("all are kept", || waiting(server).0 == before + count);
+    clients
 }
 
 /// How many of the server's connections are kept, and how many are tasks.

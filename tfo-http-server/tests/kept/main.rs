@@ -104,6 +104,55 @@ async fn who_is_kept_waits_in_an_instance_of_its_own() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_has_not_asked_yet_waits_there_too() {
+    let server = limited(Limits::default().header_timeout(3 * SHORT).idle_timeout(PATIENCE));
+    let begun = Instant::now();
+    let mut clients: Vec<_> = (0..30).map(|_| Client::new(&server)).collect();
+    wait_for("all are kept", || waiting(&server) == (30, 0));
+    // No answer, and no task, came of them.
+    assert_eq!((server.handle.open_connections(), server.handle.stats().http1), (30, 0));
+    clients.truncate(21);
+    wait_for("nine are gone", || waiting(&server) == (21, 0));
+    let mut part = clients.remove(20);
+    part.write("GET /part HTTP/1.1\r\n");
+    for client in &mut clients[..10] {
+        client.get("/asked");
+    }
+    // Half of a head is a task's affair.
+    wait_for("one is a task", || waiting(&server).1 == 1);
+    assert!(part.rest().starts_with("HTTP/1.1 408 "));
+    for client in clients.split_off(10) {
+        assert_eq!(client.rest(), "");
+    }
+    assert!(begun.elapsed() >= 3 * SHORT);
+    clients.iter_mut().for_each(|client| client.get("/again"));
+    let stats = server.handle.stats();
+    assert_eq!((stats.refused.header_timeout, stats.refused.idle_timeout, stats.http1), (11, 0, 11));
+    assert_eq!(stats.at_once, 0);
+    server.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_has_not_asked_when_the_end_begins_may_ask_still() {
+    let server = start(Server::builder());
+    let mut clients: Vec<_> = (0..3).map(|_| Client::new(&server)).collect();
+    wait_for("all are kept", || waiting(&server) == (3, 0));
+    server.handle.shutdown();
+    wait_for("all are tasks", || waiting(&server) == (0, 3));
+    for client in &mut clients[..2] {
+        thread::sleep(SHORT / 3);
+        client.send("/late");
+    }
+    let silent = clients.remove(2);
+    for client in clients {
+        let answer = client.rest();
+        assert!(answer.contains("connection: close") && answer.ends_with("/late"), "{answer}");
+    }
+    assert_eq!(silent.rest(), "");
+    assert_eq!(server.end().await.cut_off, 0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn each_client_has_its_own_answers_in_order() {
     let server = start(Server::builder());
     let mut clients = kept(&server, 100);
