@@ -3,7 +3,7 @@
 use std::io::{self, IoSlice, Write as _};
 use std::net::SocketAddr;
 use std::pin::Pin;
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll};
 
 use socket2::SockRef;
 use tfo_core::recv_buf;
@@ -73,7 +73,7 @@ impl Socket {
             match self {
                 Self::Inline { .. } => return no_wait(write()),
                 Self::Registered(socket) => {
-                    ready!(socket.poll_write_ready(cx))?;
+                    std::task::ready!(socket.poll_write_ready(cx))?;
                     match socket.try_io(Interest::WRITABLE, write) {
                         Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
                         written => return Poll::Ready(written),

@@ -62,10 +62,6 @@ impl Client {
         rest
     }
 
-    pub(crate) fn port(&self) -> u16 {
-        self.0.get_ref().local_addr().unwrap().port()
-    }
-
     /// Whether the server has closed. Not for one that has been answered and has not read it.
     pub(crate) fn is_closed(&self) -> bool {
         let stream = self.0.get_ref();

@@ -9,7 +9,6 @@ use hyper::body::Bytes;
 use hyper::{Method, Request};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use tfo_http_server::server::Limits;
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
 use crate::frames::{
     ACK, CANCEL, CONTINUATION, Client, DATA, END_HEADERS, END_STREAM, GOAWAY, HEADERS, PING, RST_STREAM,

@@ -20,7 +20,7 @@ use frames::{
     ACK, Client, DATA, END_HEADERS, END_STREAM, HEADERS, NO_ERROR, PING, RST_STREAM, SETTINGS, WINDOW_UPDATE,
     frame, head,
 };
-use http_body_util::{BodyExt, Empty};
+use http_body_util::Empty;
 use hyper::Request;
 use hyper::body::Bytes;
 use hyper_util::rt::{TokioExecutor, TokioIo};

@@ -1,11 +1,9 @@
 //! What is served while somebody is slow or greedy.
 
 use std::convert::Infallible;
-use std::io::{Read, Write};
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
-use crate::running::{Running, SHORT};
 use http_body_util::combinators::UnsyncBoxBody;
 use http_body_util::{BodyExt, Empty, Full};
 use hyper::body::{Body, Bytes, Frame};
@@ -16,6 +14,8 @@ use hyper_util::rt::TokioIo;
 use tfo_http_server::server::{Limits, RequestBody, Server};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::time::{Sleep, sleep};
+
+use crate::running::{Running, SHORT};
 
 pub(crate) type Answer = Response<UnsyncBoxBody<Bytes, Infallible>>;
 
