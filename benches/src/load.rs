@@ -8,6 +8,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::task::{Context, Poll};
+use std::thread;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -24,12 +25,18 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::runtime::Builder;
 use tower_service::Service;
 
+/// Between a connection and its request, where that does not ride.
+const LATE: Duration = Duration::from_millis(1);
+
 /// The clients that this program can be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 #[expect(clippy::exhaustive_enums, reason = "for the programs of this crate only")]
 pub enum Kind {
     /// Blocking sockets, TCP Fast Open, no HTTP library: the least that a client can cost.
     Raw,
+    /// The same without TCP Fast Open, over a path of a millisecond: the requests come when the connections are
+    /// accepted.
+    RawPlain,
     /// Ours.
     Ours,
     /// Ours, with TCP Fast Open off.
@@ -67,7 +74,7 @@ pub fn run(kind: Kind) -> Result<(), Box<dyn Error>> {
                     AnyClient::Hyper { .. } => {
                         client.get(&runtime, &Job { address, path: path.to_owned(), count }, count)
                     }
-                    AnyClient::Raw => {
+                    AnyClient::Raw { .. } => {
                         let before = held.len();
                         held.extend((0..count).filter_map(|_| hold(address, path).ok()));
                         held.len() - before
@@ -90,7 +97,7 @@ struct Job {
 }
 
 enum AnyClient {
-    Raw,
+    Raw { tfo: bool },
     Hyper { fetch: Fetch },
 }
 
@@ -104,7 +111,8 @@ impl AnyClient {
             connector
         };
         let fetch = match kind {
-            Kind::Raw => return Self::Raw,
+            Kind::Raw => return Self::Raw { tfo: true },
+            Kind::RawPlain => return Self::Raw { tfo: false },
             Kind::Ours => fetch_with(ours(SynData::SafeMethods)),
             Kind::OursPlain => fetch_with(ours(SynData::Never)),
             Kind::HttpConnector => fetch_with(HttpConnector::new()),
@@ -116,7 +124,7 @@ impl AnyClient {
     /// How many of the requests were answered.
     fn get(&self, runtime: &tokio::runtime::Runtime, job: &Job, concurrency: usize) -> usize {
         match self {
-            Self::Raw => raw(job, concurrency),
+            Self::Raw { tfo } => raw(job, concurrency, *tfo),
             Self::Hyper { fetch } => {
                 let Ok(uri) = format!("http://{}{}", job.address, job.path).parse::<Uri>() else { return 0 };
                 // All in spawned tasks: each turn of the root future costs turns of the reactor.
@@ -159,15 +167,28 @@ fn fetch_with<C: Connect + Clone + Send + Sync + 'static>(connector: C) -> Fetch
     })
 }
 
-/// `concurrency` SYNs with their requests, then as many answers, until all were sent.
-fn raw(job: &Job, concurrency: usize) -> usize {
+/// `concurrency` SYNs with their requests, or connections and then their requests, then as many answers, until all
+/// were sent.
+fn raw(job: &Job, concurrency: usize, tfo: bool) -> usize {
     let request = request(job.address, &job.path);
     let mut answered = 0;
     let mut left = job.count;
     while left > 0 {
         let burst = left.min(concurrency);
         left -= burst;
-        let open: Vec<_> = (0..burst).map(|_| send(job.address, &request)).collect();
+        let open: Vec<_> = match tfo {
+            true => (0..burst).map(|_| send(job.address, &request)).collect(),
+            false => {
+                let open: Vec<_> = (0..burst).map(|_| TcpStream::connect(job.address)).collect();
+                thread::sleep(LATE);
+                let asking = open.into_iter().map(|open| {
+                    let mut open = open?;
+                    open.write_all(&request)?;
+                    Ok(open)
+                });
+                asking.collect()
+            }
+        };
         answered += open
             .into_iter()
             .filter(|open| open.as_ref().is_ok_and(|stream| read_answer(stream, true).is_ok()))

@@ -243,6 +243,11 @@ fn cost(results: &Results) -> Result<Vec<(String, String)>, Failed> {
         "µs",
         groups("server CPU, a small file", "keep-alive", &keep_alive, "nginx"),
     )?;
+    draw(
+        "Server: connections without TCP Fast Open",
+        "µs",
+        groups("server CPU, plain connections", "keep-alive", &keep_alive, "nginx"),
+    )?;
     for (what, caption) in [
         ("client CPU", "Client: processor time for each connection"),
         ("CPU of both", "Client and server together"),

@@ -22,6 +22,9 @@ pub(crate) fn loopback() -> Result<Lab, String> {
     Ok(lab)
 }
 
+/// The server that makes the system calls of ours, and does nothing else.
+pub(crate) const ALONE: &str = "those system calls alone";
+
 /// A server that can be measured, or why not.
 pub(crate) struct Peer {
     pub(crate) name: &'static str,
@@ -68,7 +71,7 @@ impl Servers {
         }
         let least = ["server", "--kind", "calls-alone", "--listen", "0.0.0.0:8010"];
         peers.push(Peer {
-            name: "those system calls alone",
+            name: ALONE,
             process: Process::role(host, Cpus::One, &least),
             addresses: [Some(at(8010)), None],
         });

@@ -19,7 +19,7 @@ use crate::process::{Cpus, Process};
 use crate::result::{Entry, Set};
 use crate::run::{Effort, Progress, our_command};
 use crate::server::BACKLOG;
-use crate::servers::{Servers, Subject, loopback, nginx_workers_config};
+use crate::servers::{ALONE, Servers, Subject, loopback, nginx_workers_config};
 use crate::stats::Figure;
 
 /// A wider middle half than this share of the median is noise.
@@ -59,7 +59,7 @@ fn all(lab: &Lab, effort: Effort, progress: &Progress) -> Result<Vec<Entry>, Str
         Effort::Quick => (30, 150),
         Effort::Full => (40, 400),
     };
-    let steps = concurrencies.len() + 4;
+    let steps = concurrencies.len() + 6;
     progress.begin("connection_cost", (steps * (rounds + 1)) as u64);
     let mut raw = Process::role(&host, Cpus::One, &["client", "--kind", "raw"])?;
     for &concurrency in concurrencies {
@@ -68,7 +68,7 @@ fn all(lab: &Lab, effort: Effort, progress: &Progress) -> Result<Vec<Entry>, Str
                 continue;
             }
             let subjects: Vec<_> = servers.answering(keep_alive).collect();
-            let plan = Plan { rounds, connections: connections.max(concurrency), concurrency };
+            let plan = Plan { rounds, connections: connections.max(concurrency), concurrency, rides: true };
             let measured = rounds_of_servers(&host, &mut raw, &subjects, &plan, progress);
             let names: Vec<_> = subjects.iter().map(|subject| subject.name).collect();
             for entry in against(SERVER_CPU, &names, measured, &["nginx", "naive hyper", "haproxy"]) {
@@ -84,11 +84,13 @@ fn all(lab: &Lab, effort: Effort, progress: &Progress) -> Result<Vec<Entry>, Str
         &host,
         &servers,
         &mut raw,
-        &Plan { rounds, connections, concurrency: 1 },
+        &Plan { rounds, connections, concurrency: 1, rides: true },
         progress,
     ));
+    let sixteen = Plan { rounds, connections, concurrency: 16.min(connections), rides: false };
+    entries.extend(plain_costs(&host, &servers, &sixteen, progress)?);
     entries.extend(clients::costs(&host, &servers, rounds, connections, progress)?);
-    let sixteen = Plan { rounds, connections, concurrency: 16.min(connections) };
+    let sixteen = Plan { rides: true, ..sixteen };
     entries.extend(worker_costs(&host, &servers, &mut raw, &sixteen, progress));
     entries.extend(syscalls::counts(&servers, &mut raw));
     Ok(entries)
@@ -99,6 +101,8 @@ struct Plan {
     rounds: usize,
     connections: usize,
     concurrency: usize,
+    /// Whether the requests ride in the SYN.
+    rides: bool,
 }
 
 /// The samples of one subject, or why there are none.
@@ -141,7 +145,7 @@ fn server_sample(host: &Host, load: &mut Process, subject: &Subject<'_>, plan: &
     ask_for(load, subject, plan.connections, plan.concurrency)?;
     thread::sleep(SETTLE);
     let spent = server.cpu()? - before;
-    must_have_ridden(host, &rides, plan.connections, true)?;
+    must_have_ridden(host, &rides, plan.connections, plan.rides)?;
     Ok(micros(spent) / plan.connections as f64)
 }
 
@@ -194,6 +198,28 @@ fn against(what: &str, names: &[&str], samples: Vec<Samples>, others: &[&str]) -
             entry
         })
         .collect()
+}
+
+/// Of connections without TCP Fast Open, whose requests come when they were accepted.
+fn plain_costs(
+    host: &Host,
+    servers: &Servers,
+    plan: &Plan,
+    progress: &Progress,
+) -> Result<Vec<Entry>, String> {
+    let mut load = Process::role(host, Cpus::One, &["client", "--kind", "raw-plain"])?;
+    let mut entries = Vec::new();
+    for keep_alive in [false, true] {
+        // Those that wait for a request.
+        let subjects: Vec<_> =
+            servers.answering(keep_alive).filter(|subject| subject.name != ALONE).collect();
+        let measured = rounds_of_servers(host, &mut load, &subjects, plan, progress);
+        let names: Vec<_> = subjects.iter().map(|subject| subject.name).collect();
+        for entry in against("server CPU, plain connections", &names, measured, &["nginx", "naive hyper"]) {
+            entries.push(entry.case("keep-alive", if keep_alive { "on" } else { "off" }));
+        }
+    }
+    Ok(entries)
 }
 
 /// A small file, with keep-alive on: the command beside nginx.
