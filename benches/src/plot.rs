@@ -20,7 +20,9 @@ const FONT: &str = "sans-serif";
 pub(crate) fn colour(subject: &str) -> RGBColor {
     match subject {
         "TFO warm" | "tfo-http" | "tfo-http-server" | "tfo serve" => RGBColor(37, 99, 235),
-        "TFO cookie-less" | "tfo-http-server, 2 workers" => RGBColor(14, 165, 233),
+        "TFO cookie-less" | "tfo-http-server, 2 workers" | "tfo-http-server, FIN with the answer" => {
+            RGBColor(14, 165, 233)
+        }
         "TFO cold" | "tfo-http, off" | "tfo-http-server, 1 worker" => RGBColor(147, 197, 253),
         "plain" | "HttpConnector" | "naive hyper" => RGBColor(107, 114, 128),
         "curl --tcp-fastopen" | "tokio-tfo" | "nginx" | "nginx, 2 workers" => RGBColor(234, 88, 12),

@@ -15,7 +15,6 @@ use hyper::service::service_fn;
 use hyper::{Request, Response};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
-use rustix::net::{SendAncillaryBuffer, SendFlags, sendmsg};
 use tfo_core::TcpInfo;
 use tfo_http_server::TfoListener;
 use tfo_http_server::server::{Limits, Server};
@@ -58,6 +57,9 @@ pub struct ServerArgs {
     /// Whether a connection may carry more than one request.
     #[arg(long)]
     pub keep_alive: bool,
+    /// Whether the server under test sends the FIN with the answer.
+    #[arg(long)]
+    pub end_in_last_packet: bool,
     /// Threads of the server under test, each with a runtime and a listener of its own.
     #[arg(long, default_value_t = 1)]
     pub workers: usize,
@@ -100,6 +102,7 @@ fn ours(args: &ServerArgs) -> Result<Server, Box<dyn Error>> {
     let listener = TfoListener::builder().backlog(BACKLOG).no_cookie(args.no_cookie);
     let limits = Limits::default().connections(BACKLOG);
     let builder = Server::builder().listener(listener).limits(limits);
+    let builder = builder.end_in_last_packet(args.end_in_last_packet);
     Ok(builder.keep_alive(args.keep_alive).workers(args.workers).bind(args.listen)?)
 }
 
@@ -118,8 +121,6 @@ fn calls_alone(listener: &std::net::TcpListener) -> io::Result<()> {
     let head =
         b"HTTP/1.1 200 OK\r\ncontent-type: text/plain\r\nconnection: close\r\ncontent-length: 5\r\n\r\n";
     let mut room = [0; 8192];
-    // The end goes with the answer.
-    let flags = SendFlags::MORE | SendFlags::NOSIGNAL;
     loop {
         // Whoever interrupts it is no connection.
         let _ = events.wait(&mut [EpollEvent::empty()], EpollTimeout::NONE);
@@ -127,11 +128,9 @@ fn calls_alone(listener: &std::net::TcpListener) -> io::Result<()> {
             let _ = TcpInfo::read(&stream)?;
             // What a client does to its own connection is its own affair.
             let _ = stream.read(&mut room);
-            let answer = [IoSlice::new(head), IoSlice::new(HELLO)];
-            let _ = sendmsg(&stream, &answer, &mut SendAncillaryBuffer::default(), flags);
-            let [more, _] = tfo_core::has_input([listener, &stream])?;
+            let _ = stream.write_vectored(&[IoSlice::new(head), IoSlice::new(HELLO)]);
             drop(stream);
-            if !more {
+            if !tfo_core::has_connection(listener)? {
                 break;
             }
         }

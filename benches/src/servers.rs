@@ -69,6 +69,12 @@ impl Servers {
                 });
             }
         }
+        let ends = ["server", "--kind", "ours", "--listen", "0.0.0.0:8015", "--end-in-last-packet"];
+        peers.push(Peer {
+            name: "tfo-http-server, FIN with the answer",
+            process: Process::role(host, Cpus::One, &ends),
+            addresses: [Some(at(8015)), None],
+        });
         let least = ["server", "--kind", "calls-alone", "--listen", "0.0.0.0:8010"];
         peers.push(Peer {
             name: ALONE,

@@ -13,13 +13,12 @@ pub fn accept(listener: &impl AsSocket) -> Result<(TcpStream, SocketAddr), Error
     sys::accept(listener).map_err(|error| Error::new("accept4", error, &[]))
 }
 
-/// `poll(2)` without waiting: of each socket, whether a connection waits to be accepted, or there is something to
-/// read: the end, or an error, too. For a listener that is less than half of what an `accept4` in vain costs,
-/// which makes a file before it finds nothing.
+/// `poll(2)` without waiting: whether a connection waits to be accepted. Less than half of what an
+/// `accept4` in vain costs, which makes a file before it finds nothing.
 ///
 /// # Errors
 ///
 /// As `poll(2)`; `Unsupported` elsewhere than on Linux.
-pub fn has_input<const N: usize>(sockets: [&dyn AsSocket; N]) -> Result<[bool; N], Error> {
-    sys::has_input(sockets).map_err(|error| Error::new("poll", error, &[]))
+pub fn has_connection(listener: &impl AsSocket) -> Result<bool, Error> {
+    sys::has_input(listener).map_err(|error| Error::new("poll", error, &[]))
 }

@@ -45,7 +45,7 @@ mod syn;
 mod sys;
 mod tcp_info;
 
-pub use accept::{accept, has_input};
+pub use accept::{accept, has_connection};
 pub use counters::{Counters, CountersError};
 pub use error::Error;
 pub use first_flight::{Classifier, FirstFlight};

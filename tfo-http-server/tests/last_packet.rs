@@ -1,4 +1,5 @@
-//! The end of the last answer and the FIN are one packet, and nothing of the answer is lost for it.
+//! Where it is asked for, the end of the last answer and the FIN are one packet, and nothing of the answer is lost
+//! for it.
 
 #![expect(clippy::unwrap_used, reason = "tests")]
 #![cfg_attr(any(not(target_os = "linux"), tfo_fallback), allow(unused, reason = "no TCP Fast Open there"))]
@@ -50,6 +51,17 @@ lab_tests! {
             kept.wait_for("the answer", |packet| packet.payload().ends_with(DONE));
             kept.ack(asks[0].1.as_bytes());
             assert!(is_whole(&last(&kept)));
+        });
+    }
+
+    /// The client's kernel learns by it when the packet before it is lost.
+    fn unless_asked_for_the_fin_is_a_packet_of_its_own() {
+        let lab = lab();
+        serve_with(&lab, false, false, |_| {
+            let mut client = RawClient::v4(&lab, 1);
+            client.syn(GET);
+            assert!(last(&client).payload().is_empty());
+            assert!(client.received().iter().any(is_whole));
         });
     }
 
@@ -179,8 +191,14 @@ fn is_whole(packet: &Packet) -> bool {
 }
 
 fn serve(lab: &Lab, keep_alive: bool, work: impl FnOnce(&ServerHandle) + Send) {
+    serve_with(lab, keep_alive, true, work);
+}
+
+fn serve_with(lab: &Lab, keep_alive: bool, in_last_packet: bool, work: impl FnOnce(&ServerHandle) + Send) {
     let listener = TfoListener::builder().danger_answer_forged_addresses(true);
-    let with = |server: ServerBuilder| server.listener(listener).keep_alive(keep_alive);
+    let with = |server: ServerBuilder| {
+        server.listener(listener).keep_alive(keep_alive).end_in_last_packet(in_last_packet)
+    };
     beside_server(&lab.host("server"), with, service_fn(answer), work);
 }
 

@@ -447,3 +447,28 @@ async fn a_slow_reader_is_not_idle() {
     assert!(matches!(read, Ok(20_000_000..)), "{read:?} {:?}", server.handle.stats());
     server.end().await;
 }
+
+/// A close makes a RST of what is unread, and throws away what was not sent.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_comes_at_the_last_moment_takes_no_answer_along() {
+    let builder = Server::builder().workers(1).keep_alive(false).end_in_last_packet(true);
+    let server = Running::with(builder, service_fn(hello));
+    for turn in 0..3000 {
+        let mut stream = server.connect();
+        let ask = b"GET / HTTP/1.1\r\nHost: h\r\n\r\n";
+        stream.write_all(ask).unwrap();
+        let (asked, late) = (Instant::now(), Duration::from_micros(turn % 200));
+        while asked.elapsed() < late {
+            std::hint::spin_loop();
+        }
+        // Too late, perhaps.
+        let _ = stream.write_all(ask);
+        let mut answer = [0; 1000];
+        let read = stream.read(&mut answer);
+        assert!(
+            read.as_ref().is_ok_and(|read| answer[..*read].starts_with(b"HTTP/1.1 200 ")),
+            "{turn}: {read:?}"
+        );
+    }
+    server.end().await;
+}

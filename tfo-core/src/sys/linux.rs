@@ -123,16 +123,12 @@ pub(crate) fn accept(listener: &impl AsFd) -> io::Result<(TcpStream, SocketAddr)
 }
 
 /// `poll(2)` for input, without waiting.
-pub(crate) fn has_input<const N: usize>(sockets: [&dyn AsFd; N]) -> io::Result<[bool; N]> {
-    let mut asked = sockets.map(|socket| libc::pollfd {
-        fd: socket.as_fd().as_raw_fd(),
-        events: libc::POLLIN,
-        revents: 0,
-    });
-    // SAFETY: N initialised entries, which the kernel reads and writes during the call; the descriptors are
+pub(crate) fn has_input(socket: &impl AsFd) -> io::Result<bool> {
+    let mut asked = libc::pollfd { fd: socket.as_fd().as_raw_fd(), events: libc::POLLIN, revents: 0 };
+    // SAFETY: one initialised entry, which the kernel reads and writes during the call; the descriptor is
     // borrowed for the call and so open.
-    let result = unsafe { libc::poll(asked.as_mut_ptr(), N as libc::nfds_t, 0) };
-    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(asked.map(|asked| asked.revents != 0)) }
+    let result = unsafe { libc::poll(&raw mut asked, 1, 0) };
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result > 0) }
 }
 
 /// Whether a handshake has begun and the bytes of the call were not taken.

@@ -59,7 +59,7 @@ pub(crate) fn accept(listener: &impl AsSocket) -> io::Result<(TcpStream, SocketA
     Ok((socket.into(), address))
 }
 
-pub(crate) fn has_input<const N: usize>(_: [&dyn AsSocket; N]) -> io::Result<[bool; N]> {
+pub(crate) fn has_input(_: &impl AsSocket) -> io::Result<bool> {
     Err(io::ErrorKind::Unsupported.into())
 }
 

@@ -3,7 +3,7 @@
 use std::io;
 use std::task::{Context, Poll, ready};
 
-use tfo_core::{accept, has_input};
+use tfo_core::{accept, has_connection};
 use tokio::io::Interest;
 use tokio::net::TcpStream;
 
@@ -69,23 +69,9 @@ impl InlineListener {
 
     /// Looks whether there is one more, so that [`poll_accept`](Self::poll_accept) does not try in vain.
     pub(crate) fn look(&self) {
-        self.look_with(|| Ok(has_input([&self.events])?[0]));
-    }
-
-    /// As [`look`](Self::look), in the same system call as whether there may be something to be read from `socket`.
-    pub(crate) fn look_at(&self, socket: &Socket) -> bool {
-        let mut input = true;
-        self.look_with(|| {
-            let [more, input_now] = has_input([&self.events, socket])?;
-            input = input_now;
-            Ok(more)
+        let _ = self.events.try_io(Interest::READABLE, || match has_connection(&self.events)? {
+            true => Ok(()),
+            false => Err(io::Error::from(io::ErrorKind::WouldBlock)),
         });
-        input
-    }
-
-    fn look_with(&self, is_there_more: impl FnOnce() -> io::Result<bool>) {
-        // tokio takes it for empty then.
-        let empty = || io::Error::from(io::ErrorKind::WouldBlock);
-        let _ = self.events.try_io(Interest::READABLE, || is_there_more()?.then_some(()).ok_or_else(empty));
     }
 }

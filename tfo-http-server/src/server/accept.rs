@@ -135,7 +135,7 @@ impl<S: HttpService> Acceptor<S> {
                 Poll::Pending
             });
             match event.await {
-                Event::Kept(held) => drop(self.poll_here(held)),
+                Event::Kept(held) => self.poll_here(held),
                 Event::Accepted(Ok(stream)) => {
                     (pause, pausing) = (Pause::default(), None);
                     self.take(stream);
@@ -151,7 +151,7 @@ impl<S: HttpService> Acceptor<S> {
     async fn drain(&mut self) {
         // A request that has come is under way, though no task knows of it.
         for held in self.kept.take() {
-            drop(self.poll_here(held));
+            self.poll_here(held);
         }
         let mut watch = self.context.control.watch();
         for _ in 0..DRAIN_AT_MOST {
@@ -184,22 +184,17 @@ impl<S: HttpService> Acceptor<S> {
             return;
         };
         let connection = Connection::new(stream, Arc::clone(&self.context), self.service.clone());
-        let over = self.poll_here(Held::new(connection, place));
-        let Source::Inline(inline) = &self.source else { return };
-        let connection = over.as_ref().map(|held| &held.connection);
-        match connection.and_then(|connection| connection.with_held(|socket| inline.look_at(socket))) {
-            Some(true) => {}
-            Some(false) => connection.into_iter().for_each(|connection| connection.leave_to_close()),
-            None => inline.look(),
+        self.poll_here(Held::new(connection, place));
+        if let Source::Inline(inline) = &self.source {
+            inline.look();
         }
     }
 
-    /// Polls a connection where it is. It is given back if it is over, and is to be dropped; what waits for its
-    /// client is kept, and only the rest becomes a task.
-    fn poll_here(&mut self, mut held: Held<S>) -> Option<Held<S>> {
+    /// Polls a connection where it is: what is over by then is dropped, what waits for its client is kept, and
+    /// only the rest becomes a task.
+    fn poll_here(&mut self, mut held: Held<S>) {
         if let Source::Reactor(_) = self.source {
-            self.spawn(held);
-            return None;
+            return self.spawn(held);
         }
         self.kept.begin();
         let connection = &mut held.connection;
@@ -209,7 +204,6 @@ impl<S: HttpService> Acceptor<S> {
                 if let Err(held) = self.kept.keep(held) {
                     self.spawn(held);
                 }
-                None
             }
             over => {
                 // The socket of an upgraded one lives on.
@@ -220,7 +214,6 @@ impl<S: HttpService> Acceptor<S> {
                 if over.is_ok() && held.is_new {
                     one(&self.context.counts.at_once);
                 }
-                Some(held)
             }
         }
     }

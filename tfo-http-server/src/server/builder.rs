@@ -18,6 +18,7 @@ pub struct ServerBuilder {
     listener: ListenerBuilder,
     pub(super) limits: Limits,
     pub(super) keep_alive: bool,
+    pub(super) end_in_last_packet: bool,
     pub(super) workers: Option<usize>,
     overlap: bool,
     pub(super) deadline: Duration,
@@ -30,6 +31,7 @@ impl ServerBuilder {
             listener: TfoListener::builder(),
             limits: Limits::default(),
             keep_alive: true,
+            end_in_last_packet: false,
             workers: None,
             overlap: false,
             deadline: Duration::from_secs(10),
@@ -54,6 +56,18 @@ impl ServerBuilder {
     /// Whether an HTTP/1 connection may bring several requests. Default yes. HTTP/2 is not concerned.
     pub fn keep_alive(mut self, on: bool) -> Self {
         self.keep_alive = on;
+        self
+    }
+
+    /// Whether the last packet of an HTTP/1 answer carries the FIN, too, where the connection ends behind it:
+    /// with `Connection: close`, or [keep-alive](Self::keep_alive) off. Default no; on Linux only.
+    ///
+    /// It is a packet less, and a system call more: a fifth of the CPU time that such a connection costs the server.
+    /// But a FIN on its own tells the client's kernel that something is missing when the packet before it is lost,
+    /// and that is repeated after a round trip (RFC 8985); without it the server waits for 200 ms at least. So it is
+    /// for clients on this host, or on a network that loses nothing.
+    pub fn end_in_last_packet(mut self, on: bool) -> Self {
+        self.end_in_last_packet = on;
         self
     }
 

@@ -129,16 +129,6 @@ impl<S: HttpService> Connection<S> {
         settled.then_some(wait)
     }
 
-    /// The socket, if the kernel holds the end of the last answer.
-    pub(super) fn with_held<T>(&self, work: impl FnOnce(&Socket) -> T) -> Option<T> {
-        if self.progress.is_held() { self.with_socket(|socket| work(socket)) } else { None }
-    }
-
-    /// There is nothing unread: the close sends what the kernel holds.
-    pub(super) fn leave_to_close(&self) {
-        self.progress.set_held(false);
-    }
-
     pub(super) fn is_upgraded(&self) -> bool {
         self.progress.is_upgraded()
     }

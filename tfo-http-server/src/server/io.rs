@@ -193,7 +193,8 @@ impl Io {
 
     /// Whether the close comes right behind what is written now.
     fn is_last(&self) -> bool {
-        cfg!(target_os = "linux") && self.progress.is_complete() && !self.http2 && !self.may_be_unread()
+        let asked = cfg!(target_os = "linux") && self.progress.context().end_in_last_packet;
+        asked && self.progress.is_complete() && !self.http2 && !self.may_be_unread()
     }
 
     fn poll_write_last(&mut self, cx: &mut Context<'_>, data: &[IoSlice<'_>]) -> Poll<io::Result<usize>> {

@@ -63,10 +63,6 @@ pub use stats::{RefusedStats, ServerStats};
 /// next request, or its first (on Linux); only one whose handler, or whose client, has to be waited for in
 /// the middle of something becomes a task.
 ///
-/// Of a connection that ends behind an answer (`Connection: close`, or [keep-alive](ServerBuilder::keep_alive) off)
-/// the last packet of the answer carries the FIN too (on Linux): a packet less, and a fifth of the CPU time that
-/// such a connection costs the server.
-///
 /// ```no_run
 /// use std::convert::Infallible;
 ///
@@ -249,6 +245,7 @@ impl Server {
             let context = Arc::new(Context {
                 limits: builder.limits,
                 keep_alive: builder.keep_alive,
+                end_in_last_packet: builder.end_in_last_packet,
                 counts: control.counts(index),
                 control: Arc::clone(&control),
                 on_request: builder.on_request.clone(),
