@@ -102,6 +102,7 @@ fn bind(args: &ServeArgs, keys: &Keys) -> Result<Server, ServerError> {
         .listener(listener)
         .limits(limits)
         .keep_alive(!args.no_keep_alive)
+        .half_close(true)
         .workers(args.workers.map_or(cores, usize::from));
     if args.access_log {
         builder = builder.on_request(access_log::start());

@@ -1,11 +1,13 @@
 //! What is served, and what is not.
 
 use std::fs;
-use std::io::Write as _;
+use std::io::{Read as _, Write as _};
+use std::net::{Shutdown, TcpStream};
 use std::process::{Child, Command};
 use std::time::Duration;
 
 use crate::running::{ANY, Serve, site};
+use crate::support::PATIENCE;
 use crate::support::http2::Http2;
 
 #[test]
@@ -66,6 +68,31 @@ fn an_answer_at_once_is_the_same_on_the_wire() {
                 // A condition that is none, but asks for a look.
                 let looked_at = whole(&request("If-Modified-Since: nonsense\r\n"));
                 assert_eq!(whole(&request("")), looked_at, "{method} {path} {version}");
+            }
+        }
+    }
+}
+
+/// Who has said all that it will say waits for its answer still.
+#[test]
+fn who_shuts_down_its_side_is_answered() {
+    let site = site();
+    let root = site.path().join("root");
+    fs::write(root.join("large"), vec![b'x'; 3_000_000]).unwrap();
+    let serve = Serve::start(&root, ANY);
+    for (path, length) in [("/", 5), ("/large", 3_000_000), ("/inside.txt", 10), ("/nothing", 10)] {
+        for close in ["", "Connection: close\r\n"] {
+            for _ in 0..5 {
+                let mut stream = TcpStream::connect(serve.address).unwrap();
+                stream.set_read_timeout(Some(PATIENCE)).unwrap();
+                stream
+                    .write_all(format!("GET {path} HTTP/1.1\r\nHost: h\r\n{close}\r\n").as_bytes())
+                    .unwrap();
+                stream.shutdown(Shutdown::Write).unwrap();
+                let mut answer = Vec::new();
+                stream.read_to_end(&mut answer).unwrap();
+                let head = answer.windows(4).position(|four| four == b"\r\n\r\n");
+                assert_eq!(head.map(|head| answer.len() - head - 4), Some(length), "{path} {close}");
             }
         }
     }
@@ -271,6 +298,22 @@ fn answers_that_nobody_takes_have_little_in_memory() {
         assert!(more < 24_000, "{length} bytes, window {window}: {more} KiB");
         drop(clients);
     }
+    // With HTTP/1 there is one answer, and what hyper takes of it beforehand.
+    fs::write(root.join("file"), vec![b'x'; 20_000_000]).unwrap();
+    let serve = Serve::start(&root, ANY);
+    let before = resident(&serve.process);
+    let mut clients: Vec<_> = (0..100)
+        .map(|_| {
+            let mut client = TcpStream::connect(serve.address).unwrap();
+            client.write_all(b"GET /file HTTP/1.1\r\nHost: h\r\n\r\n").unwrap();
+            client
+        })
+        .collect();
+    // The kernel's buffers are full then, too.
+    std::thread::sleep(Duration::from_secs(1));
+    let more = resident(&serve.process) - before;
+    assert!(more < 100 * 256, "{more} KiB");
+    clients.iter_mut().for_each(|client| assert_eq!(client.read(&mut [0; 1]).unwrap(), 1));
 }
 
 #[test]

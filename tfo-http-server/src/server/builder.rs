@@ -18,6 +18,7 @@ pub struct ServerBuilder {
     listener: ListenerBuilder,
     pub(super) limits: Limits,
     pub(super) keep_alive: bool,
+    pub(super) half_close: bool,
     pub(super) end_in_last_packet: bool,
     pub(super) workers: Option<usize>,
     overlap: bool,
@@ -31,6 +32,7 @@ impl ServerBuilder {
             listener: TfoListener::builder(),
             limits: Limits::default(),
             keep_alive: true,
+            half_close: false,
             end_in_last_packet: false,
             workers: None,
             overlap: false,
@@ -56,6 +58,14 @@ impl ServerBuilder {
     /// Whether an HTTP/1 connection may bring several requests. Default yes. HTTP/2 is not concerned.
     pub fn keep_alive(mut self, on: bool) -> Self {
         self.keep_alive = on;
+        self
+    }
+
+    /// Whether an HTTP/1 client is answered that has shut down its writing side behind its request (`nc -N`).
+    /// Default no: most that seem to have done so have closed, and a handler that they no longer wait for is
+    /// dropped. Where handlers take no time there is nothing to be saved by that.
+    pub fn half_close(mut self, on: bool) -> Self {
+        self.half_close = on;
         self
     }
 

@@ -25,6 +25,10 @@ use crate::AcceptedStream;
 use crate::shared::Shared;
 use crate::stream::socket::Socket;
 
+/// What an HTTP/1 connection may have in memory of what was read or is to be written, bytes: at least, where heads
+/// may be larger, and at most, as hyper has it.
+const BUFFER: (usize, usize) = (64 * 1024, 8 * 1024 + 400 * 1024);
+
 pub(super) type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
 /// What a [`Server`](super::Server) serves: a hyper service whose requests have a [`RequestBody`]. Implemented
@@ -231,7 +235,9 @@ impl<S: HttpService> State<S> {
         one(&context.counts.http1);
         let connection = http1::Builder::new()
             .keep_alive(context.keep_alive)
+            .half_close(context.half_close)
             .max_header_size(limits.header_size)
+            .max_buf_size(limits.header_size.clamp(BUFFER.0, BUFFER.1))
             .serve_connection(TokioIo::new(io), served)
             .with_upgrades();
         Self::Http1 { connection }

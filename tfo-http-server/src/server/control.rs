@@ -39,6 +39,7 @@ pub(super) struct Control {
 pub(super) struct Context {
     pub(super) limits: Limits,
     pub(super) keep_alive: bool,
+    pub(super) half_close: bool,
     pub(super) end_in_last_packet: bool,
     pub(super) counts: Arc<Counts>,
     pub(super) control: Arc<Control>,

@@ -245,6 +245,7 @@ impl Server {
             let context = Arc::new(Context {
                 limits: builder.limits,
                 keep_alive: builder.keep_alive,
+                half_close: builder.half_close,
                 end_in_last_packet: builder.end_in_last_packet,
                 counts: control.counts(index),
                 control: Arc::clone(&control),
