@@ -30,7 +30,10 @@ impl Claim {
 
     /// The measured value, with its unit.
     pub fn shown(&self) -> String {
-        self.measured.map_or_else(String::new, |value| with_unit(value, self.unit))
+        let Some(value) = self.measured else { return String::new() };
+        let (shown, bound) = (with_unit(value, self.unit), self.bound());
+        // What is rounded to the bound, and is more.
+        if value > self.at_most && shown == bound { format!("{value:.3} {}", self.unit) } else { shown }
     }
 
     /// The bound, with its unit.
@@ -225,5 +228,9 @@ mod tests {
         let claim = |measured| Claim { text: "", at_most: 1.0, measured, unit: "×" };
         let verdicts = [Some(1.0), Some(1.01), None].map(|measured| claim(measured).verdict());
         assert_eq!(verdicts, ["yes", "no", "not measured"]);
+        assert_eq!(
+            [1.0, 1.004, 1.01].map(|measured| claim(Some(measured)).shown()),
+            ["1.00 ×", "1.004 ×", "1.01 ×"]
+        );
     }
 }

@@ -191,6 +191,9 @@ pub(crate) struct ServeArgs {
     /// How long a client may take for the head of a request.
     #[arg(long, value_name = "TIME", default_value = "20s", value_parser = parse_patience)]
     pub(crate) header_timeout: Duration,
+    /// How long a client may take for 16 KiB of an answer.
+    #[arg(long, value_name = "TIME", default_value = "30s", value_parser = parse_patience)]
+    pub(crate) write_timeout: Duration,
     /// Close each HTTP/1 connection after its answer.
     #[arg(long)]
     pub(crate) no_keep_alive: bool,

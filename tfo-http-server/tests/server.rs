@@ -155,6 +155,11 @@ async fn slow_and_oversized_heads() {
     assert!(status(&answer) == "431" && !answer.contains("reset"), "{answer}");
     let (answer, _) = server.exchange(b"NONSENSE\r\n\r\n").await;
     assert_eq!(status(&answer), "400");
+    let begun = Instant::now();
+    while (server.handle.stats().refused.header_size, server.handle.stats().refused.malformed) != (1, 1) {
+        assert!(begun.elapsed() < PATIENCE, "{:?}", server.handle.stats());
+        sleep(SHORT / 10).await;
+    }
     // A client that sends a byte at a time keeps nobody else waiting, and has no more time than others.
     let mut slow = server.connect();
     let slow = spawn_blocking(move || {

@@ -29,7 +29,8 @@ fn line(record: &RequestRecord) -> String {
         record.connection.remote_addr(),
         humantime::format_rfc3339_millis(SystemTime::now()),
         record.method,
-        record.uri,
+        // As nginx does: a quote in a path ends nothing.
+        record.uri.to_string().replace('\\', "\\\\").replace('"', "\\x22"),
         record.version,
         record.body_bytes,
         record.duration,

@@ -14,7 +14,11 @@ use tfo_http_server::server::{
 };
 
 /// Listens, without TCP Fast Open. In a restart the successor listens at the same time.
-pub(super) fn bind(address: SocketAddr) -> Result<Server, ServerError> {
+pub(super) fn bind(address: SocketAddr, is_successor: bool) -> Result<Server, ServerError> {
+    if !is_successor {
+        // With SO_REUSEPORT alone it would join whoever listens there, the files' server too.
+        drop(TfoListener::builder().fastopen(false).bind(address)?);
+    }
     let listener = TfoListener::builder().fastopen(false).reuse_port(true).bind(address)?;
     // Nothing rides, so nothing is ungated.
     let listener = listener.into_std().map_err(ServerError::Worker)?;

@@ -72,6 +72,13 @@ impl Files {
         let root = Dir::open_ambient_dir(root, ambient_authority()).map_err(|error| {
             Failure::because(Code::General, format_args!("cannot open the directory {name} (--root)"), &error)
         })?;
+        // To open it proves nothing of what is in it.
+        if let Err(error) = root.metadata(INDEX)
+            && error.kind() == io::ErrorKind::PermissionDenied
+        {
+            let says = format_args!("cannot look into the directory {name} (--root)");
+            return Err(Failure::because(Code::General, says, &error));
+        }
         Ok(Self { root: Arc::new(root) })
     }
 

@@ -4,6 +4,7 @@ mod access_log;
 mod admin;
 #[cfg(target_os = "linux")]
 mod cached;
+mod descriptors;
 #[cfg(target_os = "linux")]
 mod direct;
 mod files;
@@ -15,6 +16,7 @@ use std::error::Error;
 use std::io::{self, Write as _};
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
+use std::time::Duration;
 
 use hyper::service::service_fn;
 use tfo_http_server::server::{Limits, Server, ServerError};
@@ -27,6 +29,8 @@ use signals::Signals;
 
 /// The port where none was asked for.
 const PORT: u16 = 8080;
+/// How long requests under way have when it ends.
+const DEADLINE: Duration = Duration::from_secs(10);
 
 /// Runs the command.
 pub(crate) fn run(args: &ServeArgs) -> Result<(), Failure> {
@@ -67,11 +71,13 @@ async fn serve(args: &ServeArgs, files: Files) -> Result<(), Failure> {
     let keys = keys::open(args).map_err(failed)?;
     // From now on SIGHUP is no reason to end.
     let hang_ups = keys::watch(&keys).map_err(no_signals)?;
+    // From systemd, or from the server that this one is to replace. Taken by `bind`.
+    let is_successor = std::env::var_os("LISTEN_FDS").is_some();
     let server = bind(args, &keys).map_err(failed)?;
     let handle = server.handle();
     let mut admin_handle = None;
     if let Some(address) = args.admin {
-        let admin = admin::bind(address).map_err(failed)?;
+        let admin = admin::bind(address, is_successor).map_err(failed)?;
         let _ = writeln!(io::stderr(), "metrics on http://{}/metrics", admin.local_addr());
         admin_handle = Some(admin.handle());
         tokio::spawn(admin::serve(admin, handle.clone()));
@@ -83,7 +89,12 @@ async fn serve(args: &ServeArgs, files: Files) -> Result<(), Failure> {
     tokio::spawn(hang_ups);
     let files = Arc::new(files);
     let service = service_fn(move |request| files.answer(request));
-    server.shutdown_on(signals.first()).serve(service).await.map(drop).map_err(failed)
+    let ended = server.shutdown_on(signals.first()).serve(service).await.map_err(failed)?;
+    if ended.cut_off > 0 {
+        let cut = ended.cut_off;
+        let _ = writeln!(io::stderr(), "connections cut off, as they were not over in {DEADLINE:?}: {cut}");
+    }
+    Ok(())
 }
 
 fn failed(error: impl Error + 'static) -> Failure {
@@ -96,14 +107,19 @@ fn bind(args: &ServeArgs, keys: &Keys) -> Result<Server, ServerError> {
         0 => listener.fastopen(false),
         queue => listener.fastopen_queue(queue),
     };
-    let limits = Limits::default().connections(args.max_connections).header_timeout(args.header_timeout);
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    let workers = args.workers.map_or(cores, usize::from);
+    let limits = Limits::default()
+        .connections(descriptors::make_room(args.max_connections, workers))
+        .header_timeout(args.header_timeout)
+        .write_timeout(args.write_timeout);
     let mut builder = Server::builder()
         .listener(listener)
         .limits(limits)
         .keep_alive(!args.no_keep_alive)
         .half_close(true)
-        .workers(args.workers.map_or(cores, usize::from));
+        .shutdown_deadline(DEADLINE)
+        .workers(workers);
     if args.access_log {
         builder = builder.on_request(access_log::start());
     }

@@ -109,6 +109,48 @@ fn what_cannot_begin_is_1_and_says_why() {
     tfo(&["serve", "--root", "/nonexistent"]).assert_failed(1, "/nonexistent");
 }
 
+/// Two that share a port would each have a part of the other's clients.
+#[test]
+fn the_administrator_has_an_address_of_its_own() {
+    let site = site();
+    let root = site.path().join("root");
+    let free = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string();
+    for workers in ["1", "2"] {
+        let args = ["serve", "--root", root.to_str().unwrap(), "--listen", &free, "--admin", &free];
+        tfo(&[&args[..], &["--workers", workers]].concat()).assert_failed(1, "in use");
+    }
+    let first = Serve::start(&root, &["--listen", "127.0.0.1:0", "--admin", &free]);
+    let args = ["serve", "--root", root.to_str().unwrap(), "--listen", "127.0.0.1:0", "--admin", &free];
+    tfo(&args).assert_failed(1, "in use");
+    assert_eq!(first.status("/"), 200);
+}
+
+#[test]
+#[cfg(target_os = "linux")]
+fn there_are_descriptors_for_as_many_as_are_allowed() {
+    let site = site();
+    let root = site.path().join("root");
+    // The soft limit alone is no limit; at the other one nobody waits for an answer that never comes.
+    for (limit, possible) in [("-S", None), ("-H", Some(256))] {
+        let script = format!("ulimit -S -n 400; ulimit {limit} -n 400; exec \"$@\"");
+        let args = ["-c", &script, "sh", TFO, "serve", "--workers", "1", "--listen", "127.0.0.1:0", "--root"];
+        let mut command = Command::new("sh");
+        let mut serve = Serve::run(command.args(args).arg(&root).args(["--max-connections", "600"]));
+        let held: Vec<_> = (0..450).map(|_| TcpStream::connect(serve.address).unwrap()).collect();
+        let status = serve.status("/");
+        assert_eq!(status, if possible.is_some() { 503 } else { 200 }, "ulimit {limit}");
+        drop(held);
+        serve.signal("-KILL");
+        let mut said = String::new();
+        serve.process.stderr.take().unwrap().read_to_string(&mut said).unwrap();
+        assert_eq!(said.contains("connections at most"), possible.is_some(), "{said}");
+        assert!(
+            possible.is_none_or(|possible| said.contains(&format!("{possible} connections at most"))),
+            "{said}"
+        );
+    }
+}
+
 const KEY: &str = "00112233-44556677-8899aabb-ccddeeff";
 
 #[test]
@@ -259,6 +301,7 @@ fn it_speaks_http2_logs_and_tells_the_administrator() {
     let health = admin.replace("/metrics", "/healthz");
     assert_eq!(curl(&["-w", "%{http_code}", &health]), "ok\n200");
     assert_eq!(curl(&["-o", "/dev/null", "-w", "%{http_code}", "-X", "POST", &health]), "404");
+    curl(&["-o", "/dev/null", &format!("{page}a\"b")]);
     let mut log = BufReader::new(serve.process.stdout.take().unwrap()).lines();
     for version in ["HTTP/2.0", "HTTP/1.1"] {
         let line = log.next().unwrap().unwrap();
@@ -267,6 +310,8 @@ fn it_speaks_http2_logs_and_tells_the_administrator() {
             "{line}"
         );
     }
+    let line = log.next().unwrap().unwrap();
+    assert!(line.contains("\"GET /a\\x22b HTTP/1.1\" 404 "), "{line}");
 }
 
 #[test]
@@ -291,4 +336,19 @@ fn limits_answer_slow_clients_and_too_many() {
         assert!(begun.elapsed() < PATIENCE);
     }
     drop(held);
+}
+
+#[test]
+fn who_takes_nothing_of_an_answer_is_closed() {
+    let site = site();
+    let root = site.path().join("root");
+    fs::write(root.join("large"), vec![b'x'; 20_000_000]).unwrap();
+    let serve = Serve::start(&root, &["--listen", "127.0.0.1:0", "--write-timeout", "300ms"]);
+    let mut client = TcpStream::connect(serve.address).unwrap();
+    client.write_all(b"GET /large HTTP/1.1\r\nHost: h\r\n\r\n").unwrap();
+    std::thread::sleep(Duration::from_secs(2));
+    let mut answer = Vec::new();
+    // A RST is an error.
+    let _ = client.read_to_end(&mut answer);
+    assert!((1..20_000_000).contains(&answer.len()), "{}", answer.len());
 }

@@ -17,8 +17,10 @@ pub(crate) struct Serve {
 
 impl Serve {
     pub(crate) fn start(root: &Path, args: &[&str]) -> Self {
-        let mut command = Command::new(TFO);
-        command.arg("serve").arg("--root").arg(root).args(args);
+        Self::run(Command::new(TFO).arg("serve").arg("--root").arg(root).args(args))
+    }
+
+    pub(crate) fn run(command: &mut Command) -> Self {
         let mut process = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
         let mut line = String::new();
         BufReader::new(process.stdout.as_mut().unwrap()).read_line(&mut line).unwrap();

@@ -174,7 +174,6 @@ impl<S: HttpService> Future for Connection<S> {
         loop {
             let mut this = self.as_mut().project();
             let next = match this.state.as_mut().project() {
-                // What a client does to its own connection is its own affair.
                 StateProj::Http1 { connection } => {
                     let polled = connection.poll(cx);
                     // The close does not come right behind it.
@@ -182,7 +181,8 @@ impl<S: HttpService> Future for Connection<S> {
                         with_socket(this.stream, |socket| socket.uncork());
                         this.progress.set_held(false);
                     }
-                    return polled.map(drop);
+                    // What a client does to its own connection is its own affair.
+                    return polled.map(|over| over.err().iter().for_each(|error| note(error, this.progress)));
                 }
                 StateProj::Http2 { connection, idle } => {
                     let polled = connection.as_mut().poll(cx);
@@ -241,6 +241,16 @@ impl<S: HttpService> State<S> {
             .serve_connection(TokioIo::new(io), served)
             .with_upgrades();
         Self::Http1 { connection }
+    }
+}
+
+/// Counts what hyper has refused on its own.
+fn note(error: &hyper::Error, progress: &Progress) {
+    let counts = progress.counts();
+    if error.is_parse_too_large() {
+        one(&counts.header_size);
+    } else if error.is_parse() {
+        one(&counts.malformed);
     }
 }
 

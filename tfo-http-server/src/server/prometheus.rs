@@ -24,7 +24,7 @@ impl ServerHandle {
     /// | `tfo_connections_total` | counter | `protocol`: `http1`, `http2` | connections by what they speak |
     /// | `tfo_connections_at_once_total` | counter | | answered without the reactor |
     /// | `tfo_responses_total` | counter | `status`: `1xx` to `5xx` | answers of the service, and 408 and 413 of the limits |
-    /// | `tfo_refused_total` | counter | `limit`: `connections`, `header_timeout`, `idle_timeout`, `body_size`, `body_rate`, `write_timeout` | what limits have refused |
+    /// | `tfo_refused_total` | counter | `limit`: `connections`, `header_size`, `malformed`, `header_timeout`, `idle_timeout`, `body_size`, `body_rate`, `write_timeout` | what limits have refused |
     /// | `tfo_gate_gated_total` | counter | | connections of which something was withheld |
     /// | `tfo_gate_withheld` | gauge | | those of which something is withheld now |
     /// | `tfo_gate_disproven_total` | counter | `reason`: `reset`, `deadline`, `closed` | connections that were not proven |
@@ -82,6 +82,8 @@ impl Collector for ServerHandle {
             "limit",
             &[
                 ("connections", refused.connections),
+                ("header_size", refused.header_size),
+                ("malformed", refused.malformed),
                 ("header_timeout", refused.header_timeout),
                 ("idle_timeout", refused.idle_timeout),
                 ("body_size", refused.body_size),

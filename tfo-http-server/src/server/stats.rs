@@ -28,6 +28,10 @@ pub struct ServerStats {
 pub struct RefusedStats {
     /// Connections that were answered with 503, because there were too many.
     pub connections: u64,
+    /// Heads that were too large, and were answered with 431.
+    pub header_size: u64,
+    /// What was no HTTP, and was answered with 400.
+    pub malformed: u64,
     /// Heads that came too slowly.
     pub header_timeout: u64,
     /// Connections that were closed because nothing came.
@@ -49,6 +53,8 @@ pub(super) struct Counts {
     statuses: [AtomicU64; 5],
     pub(super) at_once: AtomicU64,
     pub(super) connections: AtomicU64,
+    pub(super) header_size: AtomicU64,
+    pub(super) malformed: AtomicU64,
     pub(super) header_timeout: AtomicU64,
     pub(super) idle_timeout: AtomicU64,
     body_size: AtomicU64,
@@ -82,6 +88,8 @@ impl Counts {
         stats.at_once += get(&self.at_once);
         let refused = &mut stats.refused;
         refused.connections += get(&self.connections);
+        refused.header_size += get(&self.header_size);
+        refused.malformed += get(&self.malformed);
         refused.header_timeout += get(&self.header_timeout);
         refused.idle_timeout += get(&self.idle_timeout);
         refused.body_size += get(&self.body_size);
