@@ -50,7 +50,7 @@ where
         let http1 = request.version() < Version::HTTP_2;
         let tunnel = request.method() == Method::CONNECT;
         let head = request.method() == Method::HEAD;
-        if http1 {
+        if http1 && context.end_in_last_packet {
             self.progress.set_closing(!context.keep_alive || is_last(&request));
         }
         let too_large =
@@ -122,7 +122,8 @@ where
                     progress.set_closing(false);
                 }
                 let last = progress.is_last() && !upgraded;
-                if http1 && !progress.is_closing() && (last || says(response.headers(), "close")) {
+                let ends = || last || says(response.headers(), "close");
+                if http1 && progress.context().end_in_last_packet && !progress.is_closing() && ends() {
                     progress.set_closing(true);
                 }
                 let bodiless = matches!(status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
