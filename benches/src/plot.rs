@@ -24,6 +24,7 @@ pub(crate) fn colour(subject: &str) -> RGBColor {
             RGBColor(14, 165, 233)
         }
         "TFO cold" | "tfo-http, off" | "tfo-http-server, 1 worker" => RGBColor(147, 197, 253),
+        "those system calls alone" => RGBColor(209, 213, 219),
         "plain" | "HttpConnector" | "naive hyper" => RGBColor(107, 114, 128),
         "curl --tcp-fastopen" | "tokio-tfo" | "nginx" | "nginx, 2 workers" => RGBColor(234, 88, 12),
         "nginx, 1 worker" => RGBColor(253, 186, 116),
@@ -155,7 +156,9 @@ impl Bars<'_> {
         let title = if self.named { 22 } else { 0 };
         let legend = if self.named { 6 } else { 30 };
         let height = legend + rows as i32 * ROW + self.groups.len() as i32 * (GAP + title) + 8;
-        let left = 190;
+        // Room for the longest name; a letter is 7.
+        let named = self.groups.iter().flat_map(|(_, bars)| bars).filter(|_| self.named);
+        let left = named.map(|bar| 20 + 7 * bar.subject.len() as i32).fold(190, i32::max);
         let room = f64::from(width as i32 - left - 330);
         let values = self.groups.iter().flat_map(|(_, bars)| bars).filter_map(|bar| bar.value.as_ref().ok());
         let most = values
