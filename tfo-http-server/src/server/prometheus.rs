@@ -159,7 +159,7 @@ mod tests {
             assert!(source.contains(&format!("/// | `{name}` |")), "{line}");
             samples += 1;
         }
-        assert_eq!(samples, 27, "{text}");
+        assert_eq!(samples, 29, "{text}");
         assert!(text.contains("tfo_refused_total{limit=\"body_size\"} 0\n"), "{text}");
     }
 }
