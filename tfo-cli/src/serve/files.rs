@@ -23,6 +23,7 @@ use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, Version};
 use http_body_util::{Either, Empty, Full};
 use percent_encoding::percent_decode_str;
 use tokio::io::{AsyncRead, AsyncSeek, ReadBuf};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::spawn_blocking;
 use tower_http::services::ServeDir;
 use tower_http::services::fs::{DefaultServeDirFallback, ServeFileSystemResponseBody};
@@ -61,6 +62,8 @@ pub(super) const fn held(version: Version) -> Held {
 #[derive(Debug)]
 pub(super) struct Files {
     root: Arc<Dir>,
+    /// How many of them may be open.
+    room: Arc<Semaphore>,
 }
 
 impl Files {
@@ -72,14 +75,21 @@ impl Files {
         let root = Dir::open_ambient_dir(root, ambient_authority()).map_err(|error| {
             Failure::because(Code::General, format_args!("cannot open the directory {name} (--root)"), &error)
         })?;
-        // To open it proves nothing of what is in it.
-        if let Err(error) = root.metadata(INDEX)
+        // To open it proves nothing of what is in it. Where a link leads is another matter.
+        if let Err(error) = root.symlink_metadata(INDEX)
             && error.kind() == io::ErrorKind::PermissionDenied
         {
             let says = format_args!("cannot look into the directory {name} (--root)");
             return Err(Failure::because(Code::General, says, &error));
         }
-        Ok(Self { root: Arc::new(root) })
+        Ok(Self { root: Arc::new(root), room: Arc::new(Semaphore::new(Semaphore::MAX_PERMITS)) })
+    }
+
+    /// The same, with so many open at a time: who asks for one more is answered with 500, at once, as when there are
+    /// no descriptors left. What was in memory does not count.
+    pub(super) fn at_most(mut self, files: usize) -> Self {
+        self.room = Arc::new(Semaphore::new(files.min(Semaphore::MAX_PERMITS)));
+        self
     }
 
     pub(super) fn answer<B>(&self, request: Request<B>) -> Answer {
@@ -98,7 +108,7 @@ impl Files {
         request: Request<Empty<Bytes>>,
     ) -> impl Future<Output = Result<Response<Body>, Infallible>> + Send + use<> {
         let Held { whole, part } = held(request.version());
-        let beneath = Beneath { root: Arc::clone(&self.root), whole };
+        let beneath = Beneath { root: Arc::clone(&self.root), room: Arc::clone(&self.room), whole };
         // Whoever asks for several ranges at once gets everything, as RFC 9110 14.2 allows.
         let serve_dir = ServeDir::with_backend("", beneath).ignore_multi_range_requests(true);
         let found = found(serve_dir.with_buf_chunk_size(part), request);
@@ -189,6 +199,7 @@ pub(super) fn may_be_asked_for(path: &str) -> bool {
 #[derive(Clone, Debug)]
 struct Beneath {
     root: Arc<Dir>,
+    room: Arc<Semaphore>,
     /// A file up to this may be [held](Held) as a whole.
     #[cfg_attr(
         not(target_os = "linux"),
@@ -211,10 +222,14 @@ impl tower_http::services::fs::Backend for Beneath {
             let file = Content::Memory(io::Cursor::new(content));
             return Box::pin(std::future::ready(Ok(File { file, metadata, position: 0 })));
         }
+        let Ok(place) = Arc::clone(&self.room).try_acquire_owned() else {
+            return Box::pin(std::future::ready(Err(io::Error::other("too many files are open"))));
+        };
         self.blocking(move |root| {
             let file = open(root, &path)?.into_std();
             let metadata = Metadata::of(&file.metadata()?);
-            Ok(File { file: Content::Disk(tokio::fs::File::from_std(file)), metadata, position: 0 })
+            let file = Content::Disk(tokio::fs::File::from_std(file), place);
+            Ok(File { file, metadata, position: 0 })
         })
     }
 
@@ -302,7 +317,7 @@ struct File {
 enum Content {
     /// A small file that was in memory anyway.
     Memory(io::Cursor<Vec<u8>>),
-    Disk(tokio::fs::File),
+    Disk(tokio::fs::File, #[expect(dead_code, reason = "given back with it")] OwnedSemaphorePermit),
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -364,7 +379,7 @@ impl AsyncRead for File {
         }
         match &mut this.file {
             Content::Memory(content) => ready!(Pin::new(content).poll_read(cx, buffer))?,
-            Content::Disk(file) => ready!(Pin::new(file).poll_read(cx, buffer))?,
+            Content::Disk(file, _) => ready!(Pin::new(file).poll_read(cx, buffer))?,
         }
         let read = buffer.filled().len() - before;
         if read == 0 {
@@ -383,7 +398,7 @@ impl AsyncSeek for File {
     fn start_seek(mut self: Pin<&mut Self>, position: io::SeekFrom) -> io::Result<()> {
         match &mut self.file {
             Content::Memory(content) => Pin::new(content).start_seek(position),
-            Content::Disk(file) => Pin::new(file).start_seek(position),
+            Content::Disk(file, _) => Pin::new(file).start_seek(position),
         }
     }
 
@@ -391,7 +406,7 @@ impl AsyncSeek for File {
         let this = self.get_mut();
         this.position = match &mut this.file {
             Content::Memory(content) => ready!(Pin::new(content).poll_complete(cx))?,
-            Content::Disk(file) => ready!(Pin::new(file).poll_complete(cx))?,
+            Content::Disk(file, _) => ready!(Pin::new(file).poll_complete(cx))?,
         };
         Poll::Ready(Ok(this.position))
     }

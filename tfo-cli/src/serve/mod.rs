@@ -35,13 +35,16 @@ const DEADLINE: Duration = Duration::from_secs(10);
 /// Runs the command.
 pub(crate) fn run(args: &ServeArgs) -> Result<(), Failure> {
     check(args)?;
-    let files = Files::open(&args.root)?;
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    let workers = args.workers.map_or(cores, usize::from);
+    let room = descriptors::make_room(args.max_connections, workers)?;
+    let files = Files::open(&args.root)?.at_most(room.files);
     // The workers have their own; this one is for keys, signals, and the administrator.
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
         .map_err(|error| Failure::because(Code::General, "cannot start", &error))?;
-    let result = runtime.block_on(serve(args, files));
+    let result = runtime.block_on(serve(args, files, workers, room.connections));
     // A file on a dead network mount must not keep anybody waiting.
     runtime.shutdown_background();
     result
@@ -65,19 +68,17 @@ fn check(args: &ServeArgs) -> Result<(), Failure> {
     }
 }
 
-async fn serve(args: &ServeArgs, files: Files) -> Result<(), Failure> {
+async fn serve(args: &ServeArgs, files: Files, workers: usize, connections: u32) -> Result<(), Failure> {
     let no_signals = |error| Failure::because(Code::General, "cannot watch for signals", &error);
     let signals = Signals::new().map_err(no_signals)?;
     let keys = keys::open(args).map_err(failed)?;
     // From now on SIGHUP is no reason to end.
     let hang_ups = keys::watch(&keys).map_err(no_signals)?;
-    // From systemd, or from the server that this one is to replace. Taken by `bind`.
-    let is_successor = std::env::var_os("LISTEN_FDS").is_some();
-    let server = bind(args, &keys).map_err(failed)?;
+    let server = bind(args, &keys, workers, connections).map_err(failed)?;
     let handle = server.handle();
     let mut admin_handle = None;
     if let Some(address) = args.admin {
-        let admin = admin::bind(address, is_successor).map_err(failed)?;
+        let admin = admin::bind(address, restart::is_successor()).map_err(failed)?;
         let _ = writeln!(io::stderr(), "metrics on http://{}/metrics", admin.local_addr());
         admin_handle = Some(admin.handle());
         tokio::spawn(admin::serve(admin, handle.clone()));
@@ -101,16 +102,14 @@ fn failed(error: impl Error + 'static) -> Failure {
     Failure::new(Code::General, crate::failure::chain(&error))
 }
 
-fn bind(args: &ServeArgs, keys: &Keys) -> Result<Server, ServerError> {
+fn bind(args: &ServeArgs, keys: &Keys, workers: usize, connections: u32) -> Result<Server, ServerError> {
     let listener = TfoListener::builder().no_cookie(args.no_cookie).keys(keys.clone());
     let listener = match args.fastopen_queue {
         0 => listener.fastopen(false),
         queue => listener.fastopen_queue(queue),
     };
-    let cores = std::thread::available_parallelism().map_or(1, usize::from);
-    let workers = args.workers.map_or(cores, usize::from);
     let limits = Limits::default()
-        .connections(descriptors::make_room(args.max_connections, workers))
+        .connections(connections)
         .header_timeout(args.header_timeout)
         .write_timeout(args.write_timeout);
     let mut builder = Server::builder()

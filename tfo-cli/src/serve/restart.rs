@@ -5,6 +5,14 @@ use std::io;
 
 use tfo_http_server::server::ServerHandle;
 
+/// In the environment of whoever is to take over from a server that is still there.
+const SUCCESSOR: &str = "TFO_SERVE_SUCCESSOR";
+
+/// Whether this process is one.
+pub(super) fn is_successor() -> bool {
+    std::env::var_os(SUCCESSOR).is_some()
+}
+
 /// Hands over at each SIGUSR2, until it went well: to be spawned.
 #[cfg(unix)]
 pub(super) fn watch(
@@ -26,7 +34,7 @@ pub(super) fn watch(
             // As it was called: a newer version at the same place is what a restart is for.
             let Some(program) = std::env::args_os().next() else { return };
             let mut successor = Command::new(program);
-            successor.args(std::env::args_os().skip(1));
+            successor.args(std::env::args_os().skip(1)).env(SUCCESSOR, "1");
             let said = match server.hand_over(successor, PATIENCE).await {
                 Ok(child) => {
                     // The successor has its own at the same address.

@@ -3,6 +3,7 @@
 use std::fs;
 use std::io::{Read as _, Write as _};
 use std::net::{Shutdown, TcpStream};
+use std::os::unix::fs::symlink;
 use std::process::{Child, Command};
 use std::time::Duration;
 
@@ -71,6 +72,17 @@ fn an_answer_at_once_is_the_same_on_the_wire() {
             }
         }
     }
+}
+
+/// Nor is it a reason not to begin.
+#[test]
+fn an_index_that_leads_outside_is_not_found() {
+    let site = site();
+    let root = site.path().join("root");
+    fs::remove_file(root.join("index.html")).unwrap();
+    symlink("../outside/secret", root.join("index.html")).unwrap();
+    let serve = Serve::start(&root, ANY);
+    assert_eq!([serve.status("/"), serve.status("/a%20b.txt")], [404, 200]);
 }
 
 /// Who has said all that it will say waits for its answer still.

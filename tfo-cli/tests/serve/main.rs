@@ -16,6 +16,7 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use running::{ANY, Serve, site};
+use support::http2::Http2;
 use support::{PATIENCE, TFO, tfo};
 
 #[test]
@@ -107,6 +108,12 @@ fn what_cannot_begin_is_1_and_says_why() {
     tfo(&["serve", "--root", root, "--listen", "192.0.2.1:0"]).assert_failed(1, "not one of this host's");
     tfo(&["serve", "--root", file.to_str().unwrap()]).assert_failed(1, "not a directory");
     tfo(&["serve", "--root", "/nonexistent"]).assert_failed(1, "/nonexistent");
+    #[cfg(target_os = "linux")]
+    {
+        let script = format!("ulimit -n 100; exec {TFO} serve --listen 127.0.0.1:0");
+        let ran = support::Ran::from(Command::new("sh").args(["-c", &script]).output().unwrap());
+        ran.assert_failed(1, "open files");
+    }
 }
 
 /// Two that share a port would each have a part of the other's clients.
@@ -131,7 +138,7 @@ fn there_are_descriptors_for_as_many_as_are_allowed() {
     let site = site();
     let root = site.path().join("root");
     // The soft limit alone is no limit; at the other one nobody waits for an answer that never comes.
-    for (limit, possible) in [("-S", None), ("-H", Some(256))] {
+    for (limit, possible) in [("-S", None), ("-H", Some(205))] {
         let script = format!("ulimit -S -n 400; ulimit {limit} -n 400; exec \"$@\"");
         let args = ["-c", &script, "sh", TFO, "serve", "--workers", "1", "--listen", "127.0.0.1:0", "--root"];
         let mut command = Command::new("sh");
@@ -336,6 +343,34 @@ fn limits_answer_slow_clients_and_too_many() {
         assert!(begun.elapsed() < PATIENCE);
     }
     drop(held);
+}
+
+/// A client of HTTP/2 has many answers at a time, each with its file.
+#[test]
+#[cfg(target_os = "linux")]
+fn files_take_no_descriptors_from_others() {
+    let site = site();
+    let root = site.path().join("root");
+    fs::write(root.join("large"), vec![b'x'; 1_000_000]).unwrap();
+    let script = "ulimit -n 400; exec \"$@\"";
+    let args = ["-c", script, "sh", TFO, "serve", "--workers", "1", "--listen", "127.0.0.1:0", "--root"];
+    let mut command = Command::new("sh");
+    let serve = Serve::run(command.args(args).arg(&root).args(["--max-connections", "100"]));
+    let greedy: Vec<_> = (0..3)
+        .map(|_| {
+            let mut client = Http2::connect(serve.address, 0);
+            (0..128).for_each(|_| _ = client.get("/large", &[]));
+            client.until(|answer| answer.head);
+            client
+        })
+        .collect();
+    assert!(fs::read_dir(format!("/proc/{}/fd", serve.process.id())).unwrap().count() < 300);
+    assert_eq!([serve.status("/"), serve.status("/large")], [200, 500]);
+    drop(greedy);
+    let begun = Instant::now();
+    while serve.status("/large") != 200 {
+        assert!(begun.elapsed() < PATIENCE);
+    }
 }
 
 #[test]

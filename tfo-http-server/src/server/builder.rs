@@ -63,7 +63,8 @@ impl ServerBuilder {
 
     /// Whether an HTTP/1 client is answered that has shut down its writing side behind its request (`nc -N`).
     /// Default no: most that seem to have done so have closed, and a handler that they no longer wait for is
-    /// dropped. Where handlers take no time there is nothing to be saved by that.
+    /// dropped, and what is left of an answer. With it nobody learns before the answer that a client has gone; where
+    /// handlers take no time nothing is lost by that.
     pub fn half_close(mut self, on: bool) -> Self {
         self.half_close = on;
         self

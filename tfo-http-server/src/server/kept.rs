@@ -172,7 +172,9 @@ impl<S: HttpService> Kept<S> {
             && let Some(ticker) = &mut self.ticker
             && ticker.as_mut().poll(cx).is_ready()
         {
-            ticker.as_mut().reset(later(Instant::now(), self.tick));
+            // One at a time, however long nobody has looked; and without it no tick is longer than it is to be.
+            let (now, next) = (Instant::now(), later(ticker.deadline(), self.tick));
+            ticker.as_mut().reset(if next > now { next } else { later(now, self.tick) });
             self.now += 1;
             let now = self.now;
             self.slots.retain(|_, slot| {

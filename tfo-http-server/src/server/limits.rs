@@ -66,7 +66,8 @@ impl Limits {
         self
     }
 
-    /// How many bytes the head of a request may have, with its request line. At least 1 KiB.
+    /// How many bytes the head of a request may have, with its request line. At least 1 KiB; more than 408 KiB are as
+    /// many, and hyper takes 100 lines at most.
     pub fn header_size(mut self, bytes: usize) -> Self {
         self.header_size = bytes;
         self
