@@ -30,7 +30,7 @@ fn line(record: &RequestRecord) -> String {
         humantime::format_rfc3339_millis(SystemTime::now()),
         record.method,
         // As nginx does: a quote in a path ends nothing.
-        record.uri.to_string().replace('\\', "\\\\").replace('"', "\\x22"),
+        record.uri.to_string().replace('\\', "\\x5C").replace('"', "\\x22"),
         record.version,
         record.body_bytes,
         record.duration,

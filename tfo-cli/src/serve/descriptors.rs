@@ -4,6 +4,7 @@ use crate::failure::Failure;
 
 /// What may be open at a time.
 pub(super) struct Room {
+    pub(super) workers: usize,
     pub(super) connections: u32,
     /// Files of answers that are under way.
     pub(super) files: usize,
@@ -51,17 +52,17 @@ pub(super) fn make_room(connections: u32, workers: usize) -> Result<Room, Failur
     let possible = left - left / PARTS;
     let files = usize::try_from(left.saturating_sub(possible.min(connections.into()))).unwrap_or(usize::MAX);
     if possible >= connections.into() {
-        return Ok(Room { connections, files });
+        return Ok(Room { workers, connections, files });
     }
     let _ = writeln!(
         io::stderr(),
         "{possible} connections at most, not {connections} (--max-connections): {most} open files are allowed; {advice}"
     );
-    Ok(Room { connections: u32::try_from(possible).unwrap_or(connections), files })
+    Ok(Room { workers, connections: u32::try_from(possible).unwrap_or(connections), files })
 }
 
 /// Whatever the limit is there.
 #[cfg(not(target_os = "linux"))]
-pub(super) fn make_room(connections: u32, _: usize) -> Result<Room, Failure> {
-    Ok(Room { connections, files: usize::MAX })
+pub(super) fn make_room(connections: u32, workers: usize) -> Result<Room, Failure> {
+    Ok(Room { workers, connections, files: usize::MAX })
 }

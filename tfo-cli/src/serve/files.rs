@@ -49,8 +49,8 @@ pub(super) struct Held {
 /// What the answers of a connection may have in memory while their client takes nothing, until the server's write
 /// timeout, 30 s.
 ///
-/// With HTTP/1 there is one answer at a time, of which hyper takes 64 KiB beforehand. With HTTP/2 there are as many as streams, 128: 24 KiB each, 3 MiB a
-/// connection.
+/// With HTTP/1 there is one answer at a time, of which hyper takes 64 KiB beforehand. With HTTP/2 there are as many
+/// as streams, 128: 24 KiB each, 3 MiB a connection.
 pub(super) const fn held(version: Version) -> Held {
     match version {
         Version::HTTP_2 => Held { whole: 16 * 1024, part: 8 * 1024 },

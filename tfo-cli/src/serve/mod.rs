@@ -24,6 +24,7 @@ use tfo_http_server::{BindError, BindStep, Keys, TfoListener};
 
 use crate::args::ServeArgs;
 use crate::failure::{Code, Failure};
+use descriptors::Room;
 use files::Files;
 use signals::Signals;
 
@@ -44,7 +45,7 @@ pub(crate) fn run(args: &ServeArgs) -> Result<(), Failure> {
         .enable_all()
         .build()
         .map_err(|error| Failure::because(Code::General, "cannot start", &error))?;
-    let result = runtime.block_on(serve(args, files, workers, room.connections));
+    let result = runtime.block_on(serve(args, files, &room));
     // A file on a dead network mount must not keep anybody waiting.
     runtime.shutdown_background();
     result
@@ -68,13 +69,13 @@ fn check(args: &ServeArgs) -> Result<(), Failure> {
     }
 }
 
-async fn serve(args: &ServeArgs, files: Files, workers: usize, connections: u32) -> Result<(), Failure> {
+async fn serve(args: &ServeArgs, files: Files, room: &Room) -> Result<(), Failure> {
     let no_signals = |error| Failure::because(Code::General, "cannot watch for signals", &error);
     let signals = Signals::new().map_err(no_signals)?;
     let keys = keys::open(args).map_err(failed)?;
     // From now on SIGHUP is no reason to end.
     let hang_ups = keys::watch(&keys).map_err(no_signals)?;
-    let server = bind(args, &keys, workers, connections).map_err(failed)?;
+    let server = bind(args, &keys, room).map_err(failed)?;
     let handle = server.handle();
     let mut admin_handle = None;
     if let Some(address) = args.admin {
@@ -102,14 +103,14 @@ fn failed(error: impl Error + 'static) -> Failure {
     Failure::new(Code::General, crate::failure::chain(&error))
 }
 
-fn bind(args: &ServeArgs, keys: &Keys, workers: usize, connections: u32) -> Result<Server, ServerError> {
+fn bind(args: &ServeArgs, keys: &Keys, room: &Room) -> Result<Server, ServerError> {
     let listener = TfoListener::builder().no_cookie(args.no_cookie).keys(keys.clone());
     let listener = match args.fastopen_queue {
         0 => listener.fastopen(false),
         queue => listener.fastopen_queue(queue),
     };
     let limits = Limits::default()
-        .connections(connections)
+        .connections(room.connections)
         .header_timeout(args.header_timeout)
         .write_timeout(args.write_timeout);
     let mut builder = Server::builder()
@@ -118,7 +119,7 @@ fn bind(args: &ServeArgs, keys: &Keys, workers: usize, connections: u32) -> Resu
         .keep_alive(!args.no_keep_alive)
         .half_close(true)
         .shutdown_deadline(DEADLINE)
-        .workers(workers);
+        .workers(room.workers);
     if args.access_log {
         builder = builder.on_request(access_log::start());
     }

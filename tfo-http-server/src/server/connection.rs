@@ -122,15 +122,17 @@ impl<S: HttpService> Connection<S> {
         polled
     }
 
-    /// Which request it waits for, if it waits for nothing else: not for a proof, which is nothing to read.
-    pub(super) fn waits(&self) -> Option<Wait> {
+    /// Which request it waits for, if it waits for nothing else: not for a proof, which is nothing to read. And what
+    /// comes of its socket.
+    pub(super) fn with_waiting<T>(&self, work: impl FnOnce(&Socket) -> T) -> Option<(Wait, T)> {
         let wait = match &self.state {
             State::Http1 { .. } if self.progress.is_idle() => Wait::Next,
             State::Unknown { parts: Some((io, _)) } if io.front().is_empty() => Wait::First,
             _ => return None,
         };
-        let settled = self.stream.upgrade().is_some_and(|stream| !stream.state().is_unsettled());
-        settled.then_some(wait)
+        let stream = self.stream.upgrade()?;
+        let state = stream.state();
+        if state.is_unsettled() { None } else { Some((wait, work(state.socket.as_ref()?))) }
     }
 
     pub(super) fn is_upgraded(&self) -> bool {

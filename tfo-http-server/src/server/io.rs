@@ -288,11 +288,6 @@ impl AsyncWrite for Io {
             if !this.progress.is_upgraded() && !this.may_be_unread() {
                 return Poll::Ready(Ok(()));
             }
-            // Before the proof a half-close waits for the ACK, and what is held with it.
-            if this.progress.is_held() {
-                this.stream.push();
-                this.progress.set_held(false);
-            }
             ready!(Pin::new(&mut this.stream).poll_shutdown(cx))?;
             if this.progress.is_upgraded() {
                 return Poll::Ready(Ok(()));

@@ -105,22 +105,19 @@ impl<S: HttpService> Kept<S> {
 
     /// Keeps one that waits for a request; gives it back if it does not, or cannot be watched.
     pub(super) fn keep(&mut self, mut held: Held<S>) -> Result<(), Held<S>> {
-        let Some(wait) = held.connection.waits() else { return Err(held) };
         // The tick in which it came is not a whole one.
-        let until = self.now.saturating_add(self.most[wait as usize]);
-        held.is_new = false;
+        let until = |wait| self.now.saturating_add(self.most[wait as usize]);
         if let Some(slot) = held.key.and_then(|key| self.slots.get_mut(key)) {
-            *slot = Slot { held: Some(held), wait, until };
+            let Some((wait, ())) = held.connection.with_waiting(|_| ()) else { return Err(held) };
+            *slot = Slot { held: Some(held), wait, until: until(wait) };
             return Ok(());
         }
         let Some(watch) = &self.watch else { return Err(held) };
         let entry = self.slots.vacant_entry();
-        match held.connection.with_socket(|socket| watch.add(socket, entry.key())) {
-            Some(Ok(())) => {}
-            _ => return Err(held),
-        }
-        held.key = Some(entry.key());
-        entry.insert(Slot { held: Some(held), wait, until });
+        let added = held.connection.with_waiting(|socket| watch.add(socket, entry.key()));
+        let Some((wait, Ok(()))) = added else { return Err(held) };
+        (held.key, held.is_new) = (Some(entry.key()), false);
+        entry.insert(Slot { held: Some(held), wait, until: until(wait) });
         Ok(())
     }
 

@@ -102,11 +102,7 @@ impl Progress {
 
     /// Whether hyper has all of the last answer: the end comes right behind what it writes.
     pub(super) fn is_complete(&self) -> bool {
-        self.is_closing() && !self.is_busy()
-    }
-
-    pub(super) fn is_closing(&self) -> bool {
-        self.closing.load(Relaxed)
+        self.closing.load(Relaxed) && !self.is_busy()
     }
 
     pub(super) fn set_closing(&self, closing: bool) {

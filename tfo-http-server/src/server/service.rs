@@ -122,8 +122,8 @@ where
                     progress.set_closing(false);
                 }
                 let last = progress.is_last() && !upgraded;
-                let ends = || last || says(response.headers(), "close");
-                if http1 && progress.context().end_in_last_packet && !progress.is_closing() && ends() {
+                let asked = http1 && progress.context().end_in_last_packet;
+                if asked && (last || says(response.headers(), "close")) {
                     progress.set_closing(true);
                 }
                 let bodiless = matches!(status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);

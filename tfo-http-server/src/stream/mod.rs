@@ -174,7 +174,7 @@ impl AcceptedStream {
     }
 
     /// Writes what comes right before the end: as `poll_write_vectored`, but the kernel holds what does not fill
-    /// a packet, until it is told to [push](Self::push) it, or to [finish](Self::finish), or the stream is dropped.
+    /// a packet, until it is [uncorked](Socket::uncork) or told to [finish](Self::finish), or the stream is dropped.
     #[cfg(feature = "server")]
     pub(crate) fn poll_write_last(
         &mut self,
@@ -182,14 +182,6 @@ impl AcceptedStream {
         bufs: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         self.poll_write_with(cx, bufs, |socket, cx, bufs| socket.poll_write_more(cx, bufs))
-    }
-
-    /// Sends what the kernel holds.
-    #[cfg(feature = "server")]
-    pub(crate) fn push(&self) {
-        if let Some(socket) = &self.shared.state().socket {
-            socket.uncork();
-        }
     }
 
     /// Sends what the kernel holds, and the end with it, whatever is unread.
